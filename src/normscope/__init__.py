@@ -1,0 +1,43 @@
+"""normscope: see, on your own network, why batch norm works, what it does wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. Resolved on first use: importing the package imports nothing heavy.
+_HOMES = {
+    "InputError": "errors",
+    "Measurement": "records",
+    "Moments": "moments",
+    "NormscopeError": "errors",
+    "nn": "",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (names only)
+
+if TYPE_CHECKING:
+    from normscope import nn as nn
+    from normscope.errors import InputError as InputError
+    from normscope.errors import NormscopeError as NormscopeError
+    from normscope.moments import Moments as Moments
+    from normscope.records import Measurement as Measurement
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'normscope' has no attribute {name!r}")
+    home = _HOMES[name]
+    value = (
+        getattr(importlib.import_module(f"normscope.{home}"), name)
+        if home
+        else importlib.import_module(f"normscope.{name}")
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

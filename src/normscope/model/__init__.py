@@ -1,0 +1,1 @@
+"""What probes and surgery both need to know about a live model."""
