@@ -89,9 +89,7 @@ class Moments:
         count = self.count + other.count
         share = torch.where(count > 0, other.count / count.clamp_min(1), torch.zeros_like(count))
         delta = other.mean - self.mean
-        return Moments(
-            count, self.mean + delta * share, self.m2 + other.m2 + delta.square() * self.count * share
-        )
+        return Moments(count, self.mean + delta * share, self.m2 + other.m2 + delta.square() * self.count * share)
 
     def variance(self, correction: Correction) -> Tensor:
         """Variance per channel, shape [channels]; NaN where there are too few values.

@@ -235,7 +235,7 @@ def from_json(text: str, kind: type[T], name: str = "the record") -> T:
     if body.get("type") != kind.__name__:
         raise RecordError(f"{name} holds a {body.get('type')}, expected a {kind.__name__}")
     try:
-        return typing.cast(T, _build(kind, body))
+        return typing.cast("T", _build(kind, body))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise RecordError(f"{name} lacks a part of a {kind.__name__}: {error}") from None
 

@@ -41,9 +41,7 @@ def before_forward(layers: list[NormLayer] | tuple[NormLayer, ...], incoming: In
     with ExitStack() as stack:
         for layer in layers:
 
-            def hook(
-                module: nn.Module, args: tuple[Any, ...], layer: NormLayer = layer
-            ) -> tuple[Any, ...] | None:
+            def hook(module: nn.Module, args: tuple[Any, ...], layer: NormLayer = layer) -> tuple[Any, ...] | None:
                 changed = incoming(layer, module, args[0])
                 return None if changed is None else (changed, *args[1:])
 
@@ -157,9 +155,7 @@ def preserved(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) 
             yield
         finally:
             with torch.no_grad():
-                for parameter, value, (grad, saved), needed in zip(
-                    parameters, values, grads, requires, strict=True
-                ):
+                for parameter, value, (grad, saved), needed in zip(parameters, values, grads, requires, strict=True):
                     parameter.requires_grad_(needed)
                     parameter.copy_(value)
                     parameter.grad = grad
