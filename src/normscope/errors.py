@@ -6,6 +6,7 @@
     └── InputError            what a person gave is not usable; the command line exits with 2
         ├── SpecError         a model, data set, loss, metric or device that cannot be loaded
         ├── RecordError       a record of another version, cut short, or not a record
+        ├── TensorError       a tensor that does not fit a layer or operator; a RuntimeError too, as torch raises
         └── UnsupportedError  a network that the package cannot look into or operate on
 """
 
@@ -24,6 +25,10 @@ class SpecError(InputError):
 
 class RecordError(InputError):
     """A record of another version, cut short, or not a record at all."""
+
+
+class TensorError(InputError, RuntimeError):
+    """A tensor that does not fit a layer or operator; a RuntimeError too, because that is what torch raises."""
 
 
 class UnsupportedError(InputError):

@@ -84,6 +84,22 @@ class Moments:
         divisor = n if correction == "biased" else (n - 1).clamp_min(0)
         return cls(n, mean.detach().double(), variance.detach().double() * divisor)
 
+    @classmethod
+    def of_groups(cls, counts: Tensor, means: Tensor, m2s: Tensor) -> Moments:
+        """Moments of several groups together, all at once: the law of total variance.
+
+        Args:
+            counts: Values per channel in each group, shape [groups].
+            means: Shape [groups, channels].
+            m2s: Sums of squared deviations from `means`, shape [groups, channels].
+        """
+        weights = counts.double()[:, None]
+        wide = means.double()
+        total = weights.sum()
+        centre = wide[0] + (weights * (wide - wide[0])).sum(0) / total
+        between = (weights * (wide - centre).square()).sum(0)
+        return cls(total, centre, m2s.double().sum(0) + between)
+
     def merge(self, other: Moments) -> Moments:
         """Moments of both samples together (Chan, Golub & LeVeque 1979: bibliography key chan1979)."""
         count = self.count + other.count
@@ -95,7 +111,8 @@ class Moments:
         """Variance per channel, shape [channels]; NaN where there are too few values.
 
         Args:
-            correction: 'biased' divides by count (what batch norm normalizes by); 'bessel' by count - 1 (what it tracks).
+            correction: 'biased' divides by count (what batch norm normalizes by);
+                'bessel' by count - 1 (what it tracks).
         """
         if correction not in ("biased", "bessel"):
             raise ValueError(f"correction is 'biased' or 'bessel', not {correction!r}")

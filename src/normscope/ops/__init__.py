@@ -1,0 +1,1 @@
+"""Batch-norm arithmetic, functional: moments and outputs come back, Python updates the buffers."""

@@ -1,0 +1,15 @@
+"""Who runs the forward: eager Python, a tracer, or a function transform."""
+
+from __future__ import annotations
+
+import torch
+
+
+def tracing() -> bool:
+    """Whether torch.compile or torch.export is tracing."""
+    return torch.compiler.is_compiling()
+
+
+def transformed() -> bool:
+    """Whether torch.func (vmap, grad, jvp, ...) wraps the tensors of the call."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
