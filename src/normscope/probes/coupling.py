@@ -13,6 +13,7 @@ from normscope.moments import Moments, log_deviation_ratio, standardized_distanc
 from normscope.probes.order import Order, Site, modules_named, order_of
 from normscope.probes.replay import Loss, gradient_of, loss_of, trainable
 from normscope.probes.step import placed, stepped
+from normscope.probes.summary import root_mean_square
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
@@ -125,16 +126,11 @@ def _compare(before: Tensor, after: Tensor, change: float) -> Coupling:
     a, b = Moments.of(before), Moments.of(after)
     moved = (after.double() - before.double()).square().sum()
     return Coupling(
-        _rms(standardized_distance(a, b)),
-        _rms(log_deviation_ratio(a, b)),
+        root_mean_square(standardized_distance(a, b)),
+        root_mean_square(log_deviation_ratio(a, b)),
         float((moved / a.m2.sum()).sqrt()),
         change,
     )
-
-
-def _rms(values: Tensor) -> float:
-    finite = values[values.isfinite()]
-    return float(finite.square().mean().sqrt()) if finite.numel() else float("nan")
 
 
 def measurements(found: dict[str, Coupling], moved_by: str, step: int | None = None) -> list[Measurement]:
