@@ -133,9 +133,15 @@ def _describe(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """A data set in memory: every tensor of its batches, concatenated on the first dimension."""
+    """A data set in memory: every tensor of its batches, concatenated on the first dimension.
+
+    Attributes:
+        whole: All of it as one batch.
+        batch: Examples in the loader's first batch: the mini-batch that its owner trains with.
+    """
 
     whole: Batch
+    batch: int = 64
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -197,7 +203,7 @@ class Examples:
         kwargs = {key: torch.cat([part.kwargs[key] for part in parts])[:limit] for key in parts[0].kwargs}
         args = tuple(torch.cat([part.args[at] for part in parts])[:limit] for at in range(len(parts[0].args)))
         targets = [part.target for part in parts if part.target is not None]
-        return cls(Batch(args, kwargs, torch.cat(targets)[:limit] if targets else None))
+        return cls(Batch(args, kwargs, torch.cat(targets)[:limit] if targets else None), len(parts[0]))
 
 
 def _iterate(loader: Iterable[Any], name: str) -> Iterable[Any]:

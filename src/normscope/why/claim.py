@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from normscope.model.spec import Spec
+from normscope.model.given import Spec
 from normscope.records import Verdict
 from normscope.why.arms import Arm
 from normscope.why.job import Job, Numbers, Results
