@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -113,6 +114,46 @@ def on_module(module: nn.Module, seen: Callable[[tuple[Any, ...], dict[str, Any]
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def around_call(
+    module: nn.Module, before: Callable[[], None], after: Callable[[tuple[Any, ...], dict[str, Any]], None]
+) -> Iterator[None]:
+    """Call `before()` and `after(args, kwargs)` around each call of `module`, outside of what torch.compile traces.
+
+    `after` is called when the forward raises, too.
+    """
+    compiled = module._compiled_call_impl
+    if compiled is not None:
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before()
+            try:
+                return compiled(*args, **kwargs)
+            finally:
+                after(args, kwargs)
+
+        module._compiled_call_impl = call
+        try:
+            yield
+        finally:
+            module._compiled_call_impl = compiled
+        return
+
+    def enter(_: nn.Module, _args: object) -> None:
+        before()
+
+    def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: object) -> None:
+        after(args, kwargs)
+
+    first = module.register_forward_pre_hook(enter, prepend=True)
+    last = module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+    try:
+        yield
+    finally:
+        first.remove()
+        last.remove()
 
 
 class _Functional(TorchFunctionMode):
@@ -246,7 +287,9 @@ def replayable(model: nn.Module) -> Iterator[None]:
     pass that never comes: gradients taken inside are those of this process.
     """
     local = getattr(model, "no_sync", nullcontext)
-    with torch.compiler.set_stance("force_eager"), local(), preserved_rng(), preserved_buffers(model):
+    # The compiler is slow to import and there is nothing to force where nobody has.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with eager, local(), preserved_rng(), preserved_buffers(model):
         yield
 
 
