@@ -82,12 +82,14 @@ class Calibration:
         treated: The arm of the claim that a planted arm stands in for.
         planted: (multiple of the smallest effect, arm that plants it by real training).
         network: The network on which the pool is trained.
+        also: Names of the claim's other arms that count as treated (the same treatment in another regime).
     """
 
     control: Arm
     treated: Arm
     planted: tuple[tuple[float, Arm], ...]
     network: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
