@@ -56,27 +56,29 @@ def before_forward(layers: list[NormLayer] | tuple[NormLayer, ...], incoming: In
     with ExitStack() as stack:
         for layer in layers:
 
-            def hook(module: nn.Module, args: tuple[Any, ...], layer: NormLayer = layer) -> tuple[Any, ...] | None:
-                changed = incoming(layer, module, args[0])
-                return None if changed is None else (changed, *args[1:])
+            def hook(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: NormLayer = layer
+            ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+                changed = incoming(layer, module, _first(args, kwargs))
+                return None if changed is None else _with_first(args, kwargs, changed)
 
-            stack.callback(layer.module.register_forward_pre_hook(hook).remove)
+            stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
 class _Normalized(TorchFunctionMode):
-    """Catches what functional batch norm returns inside of a layer that goes on to an activation of its own."""
+    """Copies what functional batch norm returns inside of a layer, before an activation there works on it in place."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside: list[Tensor | None] = []
+        self.inside: list[list[Tensor]] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONAL and self.inside:
-            self.inside[-1] = output
+        if func in _FUNCTIONAL and self.inside and isinstance(output, Tensor):
+            self.inside[-1].append(output.detach().clone())
         return output
 
 
@@ -86,17 +88,17 @@ def on_normalized(
 ) -> Iterator[None]:
     """Call `seen(layer, module, normalized)` after each forward of `layers`.
 
-    `normalized` is the pre-activation: what functional batch norm returned inside of the layer if it was called there
-    (layers with an activation built in, such as timm's), else the output of the layer.
+    `normalized` is the pre-activation: what functional batch norm returned inside of the layer if it was called there,
+    once (layers with an activation built in, such as timm's), else the output of the layer.
     """
     catcher = _Normalized()
 
     def enter(_layer: NormLayer, _module: nn.Module, _x: Tensor) -> None:
-        catcher.inside.append(None)
+        catcher.inside.append([])
 
     def leave(layer: NormLayer, module: nn.Module, _x: Tensor, output: Tensor) -> None:
         caught = catcher.inside.pop()
-        seen(layer, module, output if caught is None else caught)
+        seen(layer, module, caught[0] if len(caught) == 1 else output)
 
     with before_forward(layers, enter), on_forward(layers, leave), catcher:
         yield
