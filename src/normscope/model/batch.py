@@ -71,11 +71,13 @@ def output_of(output: Any) -> Tensor:
 
 
 def split(batch: Any, *, labelled: bool = True) -> Batch:
-    """A user's batch as `Batch`: (input, target), (input, ..., target), ((inputs), target), dict with a target key, or a tensor.
+    """A user's batch as `Batch`.
+
+    Forms: (input, target), (input, ..., target), ((inputs), target), a dict with a target key, or a bare tensor.
 
     Args:
         batch: What the loader yielded.
-        labelled: Whether the last item of a tuple, or a target key of a dict, is the target; unlabelled data may lack it.
+        labelled: Whether the last item of a tuple, or a target key of a dict, must be the target.
 
     Raises:
         SpecError: None of these forms.
@@ -225,9 +227,10 @@ def _iterate(loader: Iterable[Any], name: str) -> Iterable[Any]:
 def _check(part: Batch, first: Batch, at: int, name: str) -> None:
     if len(part.args) != len(first.args) or set(part.kwargs) != set(first.kwargs):
         raise SpecError(f"expected every batch of {name} to have the form of the first, batch {at} has another")
-    targets = [("the target", part.target, first.target)] if part.target is not None else []
     pairs = [(key, x, dict(first.leaves)[key]) for key, x in part.leaves]
-    for key, value, like in pairs + targets:  # type: ignore[operator]
+    if part.target is not None and first.target is not None:
+        pairs.append(("the target", part.target, first.target))
+    for key, value, like in pairs:
         if value.shape[1:] != like.shape[1:]:
             raise SpecError(
                 f"expected {key} of every example of {name} to have shape {list(like.shape[1:])}, batch {at} has"

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from normscope.errors import SpecError
 from normscope.model.batch import Batch, Examples
-from normscope.model.given import Spec as Spec
+from normscope.model.given import Spec
 
 Score = Callable[[Tensor, Tensor], Tensor]
 

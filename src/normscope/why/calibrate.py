@@ -1,8 +1,8 @@
-"""How often a claim's whole protocol errs: null and planted cases put together from real, independently seeded trainings.
+"""How often a claim's whole protocol errs, on null and planted cases from real, independently seeded trainings.
 
-A null case puts runs of the control arm under every label; a planted case puts runs of an arm whose effect is known, by
-real training, under the treated label. Each arm of a case draws its own seeds from the pool, without replacement, so the
-choice of learning rates is part of the case.
+A null case puts runs of the control arm under every label; a planted case puts runs of an arm whose effect is known,
+by real training, under the treated label. Each arm of a case draws its own seeds from the pool, without replacement,
+so the choice of learning rates is part of the case.
 """
 
 from __future__ import annotations
@@ -170,9 +170,7 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
         effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null for effect in effects
     )
     mean = sum(effect.estimate for effect in effects) / max(1, len(effects))
-    return Rate(
-        claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean
-    )
+    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean)
 
 
 def pool_of(size: int, choosing: int) -> Pool:
@@ -183,5 +181,3 @@ def pool_of(size: int, choosing: int) -> Pool:
 def plan_of(pool: Pool, seeds: int = 8, choosing: int = 4) -> Plan:
     """The plan of every case: the standard effort's, with selection seeds named as the pool names them."""
     return Plan("standard", tuple(range(seeds)), tuple(range(min(pool.selection), min(pool.selection) + choosing)))
-
-

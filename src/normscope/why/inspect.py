@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import time
+from typing import Literal
 
 import torch
 from torch import nn
@@ -53,7 +55,7 @@ def _seconds(task: Task, network: str) -> float:
     members = bench.make_members(task, job)
     times: list[float] = []
     bench.run_training(task, job, members, lambda _step, _members: times.append(time.perf_counter()))
-    steps = sorted(b - a for a, b in zip(times[:-1], times[1:], strict=True))
+    steps = sorted(b - a for a, b in itertools.pairwise(times))
     return steps[len(steps) // 2] / len(seeds)
 
 
@@ -77,7 +79,7 @@ def _own(task: Task, spec: specs.Spec) -> Task:
             specs.check_fit(model, _like(shifted, first), loss)
     parameters = sum(value.numel() for value in model.parameters())
     integer = not train.target.is_floating_point()
-    kind = "classification" if integer and train.target.dim() >= 1 else "regression"
+    kind: Literal["classification", "regression"] = "classification" if integer else "regression"
     x = first.leaves[0][1]
     task = dataclasses.replace(
         task,
@@ -109,7 +111,7 @@ def _own_seconds(task: Task) -> float:
         raise
     except Exception as error:
         raise specs.raised(error, "a training step of the network") from error
-    steps = sorted(b - a for a, b in zip(times[:-1], times[1:], strict=True))
+    steps = sorted(b - a for a, b in itertools.pairwise(times))
     return steps[len(steps) // 2]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -20,7 +19,7 @@ FULL = 512
 class Members(Protocol):
     """K networks that one trainer trains, each on its own data with its own learning rate."""
 
-    datas: Sequence[Data]
+    datas: list[Data]
 
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer updates."""

@@ -1,4 +1,4 @@
-"""Each arm's own learning rate, chosen on seeds that confirm nothing: choosing and confirming on the same breaks the null."""
+"""Each arm's own learning rate, chosen on seeds that confirm nothing: to do both on the same seeds breaks the null."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ def best(task: Task, plan: Plan, results: Results, network: str, arm: Arm) -> fl
 
 
 def steps_to(numbers: Numbers, target: float, cap: int) -> float:
-    """Steps until the metric reaches `target`, between observations by straight line; twice the cap where it never does."""
+    """Steps until the metric reaches `target`, by straight lines in between; twice the cap if it never does."""
     last_step, last = 0, -math.inf
     for step, value in zip(numbers["step"], numbers["metric"], strict=True):
         if value is not None and value >= target:
             share = (target - last) / (value - last) if math.isfinite(last) and value > last else 1.0
-            return max(1.0, last_step + share * (step - last_step))
+            return float(max(1.0, last_step + share * (step - last_step)))
         if value is not None:
             last_step, last = step, value
     return 2.0 * cap

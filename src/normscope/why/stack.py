@@ -6,8 +6,8 @@ stays alone. Equal to `normscope.why.members.Single` up to rounding: tests hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class Stack:
         self._parameters: list[nn.Parameter] = []
         self._running: list[tuple[str, Tensor]] = []
         self._names: dict[str, Tensor] = {}
-        self._layers = [self._layer(parts, str(at)) for at, parts in enumerate(zip(*models, strict=True))]  # type: ignore[call-overload]
+        self._layers = [self._layer(parts, str(at)) for at, parts in enumerate(_groups(models))]
         self._x = {part: torch.stack([getattr(d, part).whole.args[0].t() for d in datas]) for part in ("train", "test")}
         self._y = torch.stack([d.train.target for d in datas])
 
@@ -57,7 +57,7 @@ class Stack:
     def _layer(self, parts: Sequence[Any], name: str) -> _Layer:
         first = parts[0]
         if isinstance(first, nn.Sequential):
-            inner = [self._layer(group, f"{name}.{at}") for at, group in enumerate(zip(*parts, strict=True))]
+            inner = [self._layer(group, f"{name}.{at}") for at, group in enumerate(_groups(parts))]
             return lambda x, training: _chain(inner, x, training)
         if isinstance(first, nn.Linear):
             weight, bias = self._stacked(parts, name, "weight"), self._stacked(parts, name, "bias")
@@ -76,8 +76,8 @@ class Stack:
     def _norm(self, parts: Sequence[nn.BatchNorm1d], name: str) -> _Layer:
         first = parts[0]
         weight, bias = self._stacked(parts, name, "weight"), self._stacked(parts, name, "bias")
-        mean = torch.stack([part.running_mean for part in parts])  # type: ignore[arg-type]
-        var = torch.stack([part.running_var for part in parts])  # type: ignore[arg-type]
+        mean = torch.stack([cast("Tensor", part.running_mean) for part in parts])
+        var = torch.stack([cast("Tensor", part.running_var) for part in parts])
         self._names.update({f"{name}.running_mean": mean, f"{name}.running_var": var})
         self._running.append((name, mean))
         group = first.ghost_size if isinstance(first, norm_layers.GhostBatchNorm1d) else 0
@@ -97,8 +97,8 @@ class Stack:
         return forward
 
     def _noisy(self, parts: Sequence[StatisticNoise], name: str) -> _Layer:
-        layers = [part.layer for part in parts]
-        norm = self._norm(layers, f"{name}.layer")  # type: ignore[arg-type]
+        layers = [cast("nn.BatchNorm1d", part.layer) for part in parts]
+        norm = self._norm(layers, f"{name}.layer")
         gamma, beta = self._names[f"{name}.layer.weight"], self._names[f"{name}.layer.bias"]
         scale, shift = parts[0].scale, parts[0].shift
 
@@ -107,7 +107,9 @@ class Stack:
             if not training:
                 return y
             a, b = torch.randn(2, *y.shape[:2], 1)
-            return beta.unsqueeze(2) + (1 + scale * a) * (y - beta.unsqueeze(2)) + gamma.unsqueeze(2) * (shift * b)
+            mean, size = beta.unsqueeze(2), gamma.unsqueeze(2)
+            noisy: Tensor = mean + (1 + scale * a) * (y - mean) + size * (shift * b)
+            return noisy
 
         return forward
 
@@ -150,6 +152,11 @@ class Stack:
         return self._templates
 
 
+def _groups(models: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+    """The layers of every model that stand at the same place."""
+    return zip(*models, strict=True)
+
+
 def _chain(layers: Sequence[_Layer], x: Tensor, training: bool) -> Tensor:
     for layer in layers:
         x = layer(x, training)
@@ -160,7 +167,9 @@ def _ghost(x: Tensor, group: int, eps: float, mean: Tensor, var: Tensor, momentu
     """Normalized by groups of `group` examples along the batch; running statistics from the whole batch, once."""
     members, units, batch = x.shape
     whole = batch - batch % group
-    parts = [x[:, :, :whole].reshape(members, units, -1, group)] + ([x[:, :, whole:].unsqueeze(2)] if whole < batch else [])
+    parts = [x[:, :, :whole].reshape(members, units, -1, group)]
+    if whole < batch:
+        parts.append(x[:, :, whole:].unsqueeze(2))
     with torch.no_grad():
         mean.lerp_(x.mean(2), momentum)
         var.lerp_(x.var(2, correction=1), momentum)
