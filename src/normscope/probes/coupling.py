@@ -123,7 +123,6 @@ def inputs_of(model: nn.Module, loss: Loss, sites: Sequence[Site]) -> tuple[floa
 
 
 def compare(before: Tensor, after: Tensor, change: float = 0.0) -> Coupling:
-    """What moved between two inputs of one layer on the same batch, and the `change` of the loss beside it."""
     """How one layer's input, shape [batch, channels, ...], moved from `before` to `after`; `change` is the loss's."""
     a, b = Moments.of(before), Moments.of(after)
     moved = (after.double() - before.double()).square().sum()
