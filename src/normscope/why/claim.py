@@ -83,6 +83,9 @@ class Calibration:
         planted: (multiple of the smallest effect, arm that plants it by real training).
         network: The network on which the pool is trained.
         also: Names of the claim's other arms that count as treated (the same treatment in another regime).
+        equivalence: Whether the claim is that a number equals its theory. The null case is then one in which it does, a
+            planted arm at the multiple 1 stands on the edge of the margin and one at 2 beyond it: the null refuted or
+            the edge supported is an error, and 2 refuted is power.
     """
 
     control: Arm
@@ -90,6 +93,7 @@ class Calibration:
     planted: tuple[tuple[float, Arm], ...]
     network: str
     also: tuple[str, ...] = ()
+    equivalence: bool = False
 
 
 @dataclass(frozen=True)
