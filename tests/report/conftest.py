@@ -1,5 +1,6 @@
 """A study with everything that a page must bear: all outcomes, long names, gaps, empty series, hostile text."""
 
+import dataclasses
 import random
 
 import pytest
@@ -138,7 +139,10 @@ def verdicts():
             (effect("plain / input normalized, steps", 1.56, 0.2, smallest=1.25, null=1.0, unit="x"),),
             (),
             (
-                ("Arms", "The network as given, with its inputs standardized, and with batch norm, each He-initialized."),
+                (
+                    "Arms",
+                    "The network as given, with its inputs standardized, and with batch norm, each He-initialized.",
+                ),
                 ("Rates", "Half-decade grid from 0.003 to 3; four seeds choose each arm's rate, eight others confirm."),
                 ("Statistic", "log2 of the steps to 90 % test accuracy, censored at 1200, paired over seeds."),
                 ("Smallest effect of interest", "1.25 times fewer steps, at the bound of the interval."),
@@ -151,7 +155,7 @@ def verdicts():
         ),
         Verdict(
             "covariate-shift",
-            "Batch norm makes a network robust to a shift of its inputs, however the colours of strokes and background change",
+            "Batch norm makes a network robust to a shift of its inputs, however the colours of strokes change",
             "A cat classifier trained on black cats does better on coloured ones.",
             "refuted",
             "As deployed, accuracy falls by 0.20 more with batch norm than without it.",
@@ -220,15 +224,23 @@ def study():
         question="Why does batch norm help this network?",
         network="Convolutional network 8-16-16 with 3 batch-norm layers and 5 530 parameters",
         data="scikit-learn's digits: 1797 images of 8 × 8 pixels in ten classes",
-        command="normscope why --effort standard --seeds 8 --jobs 2 --out runs/digits --model package.module.with_a_long_name:make_model",
+        command="normscope why --seeds 8 --jobs 2 --out runs/digits --model package.with_a_very_long_name:make_model",
         settings={"effort": "standard", "seeds": 8, "jobs": 2, "device": "cpu", "claims": ["a", "b"], "budget": None},
         versions={"normscope": "0.1.0", "torch": "2.13.0", "Python": "3.11.2", "processor": HOSTILE},
         verdicts=verdicts(),
-        runs=tuple(Run(f"k{i}", "faster-optimization", {"arm": "plain", "seed": i}, {"steps": 3 * i}, 0.4) for i in range(50)),
+        runs=tuple(
+            Run(f"k{i}", "faster-optimization", {"arm": "plain", "seed": i}, {"steps": 3 * i}, 0.4) for i in range(50)
+        ),
         notes=("The layer 'head.norm' is a functional call inside a forward and could not be seen.",),
         seconds=83.2,
         created="2026-11-23 18:02",
     )
+
+
+@pytest.fixture(scope="session")
+def small(study):
+    """The study with one claim only: quick to draw."""
+    return dataclasses.replace(study, verdicts=study.verdicts[3:4])
 
 
 @pytest.fixture(scope="session")
@@ -256,3 +268,14 @@ def measurements():
         Measurement("smoothness", "effective smoothness", "", 7, 3.2e-7, "", None, "recomputed"),
     ]
     return [*moments, *noise, *others]
+
+
+@pytest.fixture(scope="session")
+def figures():
+    made = (steps_figure, rates_figure, noise_figure, shift_figure, path_figure, hostile_figure, empty_figure)
+    return {make.__name__.removesuffix("_figure"): make() for make in made}
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    return HOSTILE

@@ -40,8 +40,8 @@ def fits(names: Sequence[str], pixels: float) -> bool:
     )
 
 
-def place_ticks(axis: Axis, values: Iterable[float], *, log: bool, pixels: float, upright: bool) -> None:
-    """Put ticks on `axis`, `pixels` long: on the values where their labels fit, else on round numbers."""
+def place_ticks(axis: Axis, values: Iterable[float], *, log: bool, pixels: float, upright: bool) -> list[str]:
+    """Put ticks on `axis`, `pixels` long: on the values where their labels fit, else on round numbers; the labels."""
     low, high = sorted(float(end) for end in axis.get_view_interval())
     for ticks in _choices(sorted(set(values)), low, high, log=log):
         inside = [tick for tick in ticks if low <= tick <= high]
@@ -50,6 +50,7 @@ def place_ticks(axis: Axis, values: Iterable[float], *, log: bool, pixels: float
             break
     axis.set_ticks(inside, names)
     axis.set_ticks([], minor=True)
+    return names
 
 
 def _choices(values: list[float], low: float, high: float, *, log: bool) -> Iterator[list[float]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normscope.report import axes, columns, palette
+from normscope.report import axes, columns, palette, words
 from normscope.report.brush import Brush
+from normscope.report.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
     from normscope.records import Figure, Mark, Series
+    from normscope.report.plan import Canvas
 
 _INK, _MUTED, _GRID = (palette.LIGHT[name] for name in ("ink", "muted", "grid"))
 _SETTINGS: Any = {
@@ -29,21 +30,6 @@ _SETTINGS: Any = {
     "axes.unicode_minus": True,
     "path.simplify": False,
 }
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The size of a drawing in pixels, and how much it may hold.
-
-    Attributes:
-        width: Pixels across.
-        titled: Whether the title stands in the drawing itself.
-        most: Points drawn for one series at most.
-    """
-
-    width: int
-    titled: bool = False
-    most: int = 400
 
 
 @contextmanager
@@ -61,135 +47,124 @@ def settings() -> Iterator[None]:
 def draw(figure: Figure, canvas: Canvas) -> Drawing:
     """`figure` on `canvas`; call inside `settings()`."""
     from matplotlib.figure import Figure as Drawing
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    pen = Pen(figure, canvas)
-    layout = ConstrainedLayoutEngine(w_pad=4 / 72, h_pad=5 / 72)
-    drawing = Drawing(figsize=(canvas.width / 72, pen.height / 72), dpi=72, layout=layout)
+    plan = Plan(figure, canvas)
+    drawing = Drawing(figsize=(plan.width / 72, plan.height / 72), dpi=72)
     drawing.patch.set_alpha(0)
-    pen.ax = drawing.add_subplot()
+    pen = Pen(plan, canvas, drawing)
     pen.frame()
     for index, series in enumerate(figure.series):
         pen.series(index, series)
     for index, mark in enumerate(figure.marks):
         pen.mark(index, mark)
-    pen.finish(drawing)
+    left = pen.ticks()
+    pen.texts(left)
     return drawing
 
 
 class Pen:
-    """Draws one figure; with long categories it is turned, so that they stand one below the other."""
+    """Draws one figure by its plan."""
 
-    ax: Axes
-
-    def __init__(self, figure: Figure, canvas: Canvas) -> None:
-        self.figure, self.canvas = figure, canvas
-        self.categories = columns.categories(figure)
-        slot = (canvas.width - 60) / max(1, len(self.categories))
-        self.turned = bool(self.categories) and not axes.fits(self.categories, slot)
-        self.found = [columns.thinned(columns.points(figure, item), canvas.most) for item in figure.series]
+    def __init__(self, plan: Plan, canvas: Canvas, drawing: Drawing) -> None:
+        self.plan, self.figure, self.drawing = plan, plan.figure, drawing
+        self.ax: Axes = drawing.add_subplot()
+        self.found = [columns.thinned(columns.points(self.figure, item), canvas.most) for item in self.figure.series]
         self.entries: list[tuple[Any, str]] = []
-
-    @property
-    def height(self) -> float:
-        """Pixels: a fixed plot area, more for a turned axis with many categories, plus the legend and title."""
-        body = 250.0 if self.canvas.width > 500 else 220.0
-        if self.turned:
-            side = sum(item.kind != "theory" for item in self.figure.series)
-            lines = max(name.count("\n") + 1 for name in self._names())
-            body = 60.0 + len(self.categories) * max(34.0, 13.0 * side, lines * axes.LINE + 8)
-        rows = math.ceil((len(self.figure.series) + len(self.figure.marks)) / self._across())
-        lines = 2 if self.canvas.width <= 500 else 1
-        return body + 40 + rows * (axes.LINE * lines + 4) + (34 if self.canvas.titled else 0)
-
-    def _across(self) -> int:
-        names = [item.name for item in self.figure.series] + [item.label for item in self.figure.marks]
-        longest = min(max(map(len, names), default=1) * axes.LETTER + 46, self.canvas.width)
-        return max(1, min(len(names) or 1, int((self.canvas.width - 10) / longest)))
 
     def frame(self) -> None:
         """A quiet frame: two spines, a grid along the values, no tick marks."""
+        turned = self.plan.turned
         self.ax.set_facecolor("none")
         for side, spine in self.ax.spines.items():
             spine.set_visible(side in {"left", "bottom"})
             spine.set_color(_MUTED)
         self.ax.tick_params(length=0, colors=_MUTED, labelsize=axes.SIZE)
-        self.ax.grid(visible=True, axis="x" if self.turned else "y", color=_GRID, linewidth=0.8)
+        self.ax.grid(visible=True, axis="x" if turned else "y", color=_GRID, linewidth=0.8)
         self.ax.set_axisbelow(True)
-        value, position = ("x", "y") if self.turned else ("y", "x")
         if self.figure.y_log:
-            getattr(self.ax, f"set_{value}scale")("log")
-        if self.figure.x_log and not self.categories:
-            getattr(self.ax, f"set_{position}scale")("log")
+            (self.ax.set_xscale if turned else self.ax.set_yscale)("log")
+        if self.figure.x_log and not self.plan.categories:
+            self.ax.set_xscale("log")
 
     def series(self, index: int, series: Series) -> None:
         """Draw one series in its colour, marker and dashes."""
-        brush = Brush(self.ax, self.figure, index, turned=self.turned, named=bool(self.categories))
+        brush = Brush(self.ax, self.figure, index, turned=self.plan.turned, named=bool(self.plan.categories))
         handle = brush.stroke(self.found[index])
         if series.name:
             self.entries.append((handle, series.name))
 
     def mark(self, index: int, mark: Mark) -> None:
         """Draw one reference line; its name stands in the legend, where it can cover nothing."""
+        at = words.finite(mark.at)
         log = self.figure.x_log if mark.axis == "x" else self.figure.y_log
-        if mark.at is None or not math.isfinite(mark.at) or (log and mark.at <= 0):
+        if at is None or (log and at <= 0):
             return
-        line = self.ax.axhline if (mark.axis == "y") != self.turned else self.ax.axvline
+        line = self.ax.axhline if (mark.axis == "y") != self.plan.turned else self.ax.axvline
         dashes = (0.0, ((1, 2), (5, 2), (5, 2, 1, 2), (9, 3))[index % 4])
-        handle = line(mark.at, color=_INK, linewidth=1.1, linestyle=dashes, zorder=2)
-        self.entries.append((handle, mark.label))
+        handle = line(at, color=_INK, linewidth=1.1, linestyle=dashes, zorder=2)
+        if mark.label:
+            self.entries.append((handle, mark.label))
 
-    def finish(self, drawing: Drawing) -> None:
-        """Ticks, labels, title and the legend above the plot."""
-        figure, width = self.figure, self.canvas.width
-        up, across = (self.ax.xaxis, self.ax.yaxis) if self.turned else (self.ax.yaxis, self.ax.xaxis)
-        every = [point for found in self.found for point in found]
+    def ticks(self) -> float:
+        """Put the ticks; the pixels that the labels left of the plot need."""
+        plan, every = self.plan, [point for found in self.found for point in found]
+        up, across = (self.ax.xaxis, self.ax.yaxis) if plan.turned else (self.ax.yaxis, self.ax.xaxis)
         if not any(math.isfinite(point.y) for point in every):
-            self.ax.text(0.5, 0.5, "Nothing was measured", ha="center", color=_MUTED, transform=self.ax.transAxes)
-            for axis in (up, across):
-                axis.set_ticks([], [])
-                axis.set_ticks([], minor=True)
+            self._nothing()
+            return 12.0
+        along = (plan.width * 0.6, plan.plot_height)
+        values = axes.place_ticks(up, (), log=self.figure.y_log, pixels=along[not plan.turned], upright=not plan.turned)
+        if plan.categories:
+            self._name_categories(across)
         else:
-            if self.categories:
-                self._category_axis(across)
-            else:
-                axes.place_ticks(
-                    across, (point.x for point in every), log=figure.x_log, pixels=width - 70, upright=False
-                )
-            pixels = width * 0.6 if self.turned else 170
-            axes.place_ticks(up, (), log=figure.y_log, pixels=pixels, upright=not self.turned)
-        above, below = (figure.x_label, figure.y_label) if self.turned else (figure.y_label, figure.x_label)
-        self.ax.set_title(axes.wrapped(above, width - 70), loc="left", fontsize=axes.SIZE, color=_MUTED, pad=8)
-        self.ax.set_xlabel(axes.wrapped(below, width - 70), color=_MUTED, labelpad=6)
-        if self.canvas.titled:
-            drawing.suptitle(axes.wrapped(figure.title, width - 60), x=0.01, ha="left", color=_INK, fontsize=13)
-        self._legend(drawing)
+            xs = (point.x for point in every)
+            axes.place_ticks(across, xs, log=self.figure.x_log, pixels=plan.width - 75.0, upright=False)
+        beside = [line for name in plan.names for line in name.split("\n")] if plan.turned else values
+        return max(map(len, beside), default=0) * axes.LETTER * 1.06 + 10.0
 
-    def _names(self) -> list[str]:
-        room = self.canvas.width * (0.34 if self.turned else 1 / len(self.categories))
-        return [axes.wrapped(name, room - 6, 4 if self.turned else 2) for name in self.categories]
+    def texts(self, left: float) -> None:
+        """Put the plot where the plan wants it, and the labels, the title and the legend around it."""
+        plan = self.plan
+        bottom = plan.plot_top + plan.plot_height
+        self.ax.set_position(
+            (left / plan.width, 1 - bottom / plan.height, 1 - (left + 12) / plan.width, plan.plot_height / plan.height)
+        )
+        start = 4.0 if plan.turned else left
+        self._text(start, plan.above_top, plan.above)
+        half = max(map(len, plan.below.split("\n"))) * axes.LETTER / 2 + 4
+        centre = max(half, min((left + plan.width - 12) / 2, plan.width - half))
+        self._text(centre, plan.below_top, plan.below, ha="center")
+        self._text(4.0, 6.0, plan.title, color=_INK, fontsize=13)
+        if self.entries:
+            self.drawing.legend(
+                [handle for handle, _ in self.entries],
+                [plan.entry(name) for _, name in self.entries],
+                loc="upper left",
+                bbox_to_anchor=(0.0, 1 - plan.legend_top / plan.height),
+                borderaxespad=0.0,
+                borderpad=0.15,
+                ncols=plan.across,
+                frameon=False,
+                labelcolor=_INK,
+                handlelength=2.4,
+                columnspacing=1.4,
+            )
 
-    def _category_axis(self, axis: Any) -> None:
-        count = len(self.categories)
-        axis.set_ticks(range(count), self._names())
-        if self.turned:
+    def _text(self, x: float, y: float, text: str, **style: Any) -> None:
+        plan = self.plan
+        style = {"va": "top", "color": _MUTED, "fontsize": axes.SIZE, **style}
+        self.drawing.text(x / plan.width, 1 - y / plan.height, text, **style)
+
+    def _nothing(self) -> None:
+        self.ax.text(0.5, 0.5, "Nothing was measured", ha="center", color=_MUTED, transform=self.ax.transAxes)
+        for axis in (self.ax.xaxis, self.ax.yaxis):
+            axis.set_ticks([], [])
+            axis.set_ticks([], minor=True)
+
+    def _name_categories(self, axis: Any) -> None:
+        count = len(self.plan.names)
+        axis.set_ticks(range(count), self.plan.names)
+        if self.plan.turned:
             self.ax.set_ylim(count - 0.5, -0.5)
         else:
             self.ax.set_xlim(-0.5, count - 0.5)
-
-    def _legend(self, drawing: Drawing) -> None:
-        if not self.entries:
-            return
-        across = self._across()
-        room = self.canvas.width / across - 46
-        drawing.legend(
-            [handle for handle, _ in self.entries],
-            [axes.wrapped(name, room, 2) for _, name in self.entries],
-            loc="outside upper left",
-            ncols=across,
-            frameon=False,
-            labelcolor=_INK,
-            handlelength=2.4,
-            columnspacing=1.4,
-            borderpad=0.1,
-        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from normscope.records import write_atomic
 from normscope.report import draw, svg
+from normscope.report.plan import Canvas
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ def figure_svg(
     """
     raw = io.StringIO()
     with draw.settings():
-        drawing = draw.draw(figure, draw.Canvas(width, titled=not inline, most=most))
+        drawing = draw.draw(figure, Canvas(width, titled=not inline, most=most))
         drawing.savefig(raw, format="svg", metadata={"Date": None, "Creator": None})
     css = "plot wide" if width > 500 else "plot narrow"
     return svg.dressed(raw.getvalue(), svg.Dress(name, figure.title, figure.description, inline, css))
@@ -45,7 +46,7 @@ def figure_png(figure: Figure, path: Path, scale: float = 2.0) -> None:
     """
     raw = io.BytesIO()
     with draw.settings():
-        drawing = draw.draw(figure, draw.Canvas(WIDE, titled=True))
+        drawing = draw.draw(figure, Canvas(WIDE, titled=True))
         drawing.patch.set(facecolor="white", alpha=1)
         drawing.savefig(raw, format="png", dpi=72 * scale, metadata={"Software": None})
     write_atomic(path, raw.getvalue())

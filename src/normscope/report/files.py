@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normscope.errors import RecordError
+from normscope.errors import InputError, RecordError
 from normscope.records import Study, from_json, write_atomic
 from normscope.report import words
 from normscope.report.figure import figure_png, figure_svg
@@ -67,9 +67,11 @@ def report(
 
     Raises:
         RecordError: The record cannot be read.
-        InputError: The page or the folder cannot be written.
+        InputError: The page or the folder cannot be written, or the page would overwrite the record.
     """
     study = load_study(path)
     page = Path(out) if out is not None else Path(path).with_suffix(".html")
+    if page.resolve() == Path(path).resolve():
+        raise InputError(f"the page would overwrite its own record {path}; name another file with --out")
     write_atomic(page, render_study(study))
     return [page, *(write_figures(study, figures_dir) if figures_dir is not None else [])]

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from normscope.report import columns, forest, palette, words
+from normscope.report.spark import spark
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,6 +33,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         bar=forest.bar,
+        spark=spark,
         style=Markup(_style()),  # noqa: S704  (our own file)
         table=columns.table,
         words=words,
