@@ -54,7 +54,7 @@ def report(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     figures_dir: str | os.PathLike[str] | None = None,
-) -> list[Path]:
+) -> Path:
     """Render the record at `path` again: the page to `out`, the figures to `figures_dir` where one is named.
 
     Args:
@@ -63,7 +63,7 @@ def report(
         figures_dir: A folder for every figure as SVG and PNG.
 
     Returns:
-        The files written, the page first.
+        Where the page was written.
 
     Raises:
         RecordError: The record cannot be read.
@@ -74,4 +74,6 @@ def report(
     if page.resolve() == Path(path).resolve():
         raise InputError(f"the page would overwrite its own record {path}; name another file with --out")
     write_atomic(page, render_study(study))
-    return [page, *(write_figures(study, figures_dir) if figures_dir is not None else [])]
+    if figures_dir is not None:
+        write_figures(study, figures_dir)
+    return page
