@@ -216,6 +216,12 @@ def spread_rows(model: nn.Module, deviation: float, generator: torch.Generator) 
             layer.weight.mul_(rows.view(-1, *[1] * (layer.weight.dim() - 1)))
 
 
+def freeze_lowest(model: nn.Module, count: int) -> None:
+    """Keep the first `count` weight matrices out of training; in place."""
+    for layer in _weighted(model)[:count]:
+        layer.weight.requires_grad_(requires_grad=False)
+
+
 def _weighted(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return [part for part in model.modules() if isinstance(part, kinds)]  # type: ignore[misc]

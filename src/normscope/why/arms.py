@@ -31,6 +31,9 @@ class Arm:
             spread of scales.
         correlation: Correlation of the examples within a batch that is drawn to measure noise; above 0 it plants a
             known departure from independent draws.
+        frozen: Lowest weight matrices that training leaves as they are; above 0 it plants a known loosening of the
+            layers above from what lies below.
+        shifted: Share of the training images that are shown in the shifted rendering; plants a known robustness.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Arm:
     examples: float = 1.0
     spread: float = 0.0
     correlation: float = 0.0
+    frozen: int = 0
+    shifted: float = 0.0
 
 
 PLAIN = Arm("plain", norm="removed")
@@ -72,6 +77,8 @@ def build(model: nn.Module, arm: Arm, seed: int) -> nn.Module:
         remove.default_initialize(model, seed)
     if arm.spread:
         remove.spread_rows(model, arm.spread, generator)
+    if arm.frozen:
+        remove.freeze_lowest(model, arm.frozen)
     if arm.norm == "removed":
         model = remove.remove_batch_norm(model)
     elif arm.norm == "ghost":

@@ -68,7 +68,8 @@ class Stack:
         self._y = torch.stack([d.train.target for d in datas])
 
     def _stacked(self, parts: Sequence[nn.Module], name: str, key: str) -> nn.Parameter:
-        value = nn.Parameter(torch.stack([getattr(part, key).detach() for part in parts]))
+        trained = getattr(parts[0], key).requires_grad
+        value = nn.Parameter(torch.stack([getattr(part, key).detach() for part in parts]), requires_grad=trained)
         self._parameters.append(value)
         self._names[f"{name}.{key}"] = value
         return value
