@@ -38,7 +38,8 @@ FRAME = """<!doctype html><html lang="en"><title>waiting</title><body>
 
 def run(folder, *arguments):
     if CHROMIUM is None:
-        assert "CI" not in os.environ, "CI must have Chromium"
+        if "CI" in os.environ:
+            pytest.fail("continuous integration must have Chromium")
         pytest.skip("no Chromium here")
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
