@@ -219,8 +219,8 @@ CLAIM = Claim(
         control=ghosts.arm(Task(), 32),
         treated=HALF,
         planted=(
-            (1.0, Arm("ghost batches of 32, 4 % more examples", norm="ghost", ghost=32, examples=1.04)),
-            (2.0, Arm("ghost batches of 32, 8 % more examples", norm="ghost", ghost=32, examples=1.08)),
+            (1.0, Arm("ghost batches of 32, 2.5 % more examples", norm="ghost", ghost=32, examples=1.025)),
+            (2.0, Arm("ghost batches of 32, 5 % more examples", norm="ghost", ghost=32, examples=1.05)),
         ),
         network="mlp2",
     ),

@@ -172,7 +172,7 @@ CLAIM = Claim(
     calibration=Calibration(
         control=ghosts.arm(Task(), 128),
         treated=ghosts.arm(Task(), 8),
-        planted=((1.0, Arm("4 % more examples", examples=1.04)), (2.0, Arm("8 % more examples", examples=1.08))),
+        planted=((1.0, Arm("2.5 % more examples", examples=1.025)), (2.0, Arm("5 % more examples", examples=1.05))),
         network="mlp2",
     ),
 )
