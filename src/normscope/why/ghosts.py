@@ -59,7 +59,7 @@ def treated(task: Task) -> int:
 
 def steps(task: Task, study: Plan) -> int:
     """Training steps, along which the rate falls to 0."""
-    return rates.steps(task, study) if task.own else study.steps(200, 300, 300)
+    return rates.steps(task, study) if task.own else study.steps(200, 200, 400)
 
 
 def rate(task: Task, study: Plan, results: Results) -> float | None:
@@ -83,7 +83,7 @@ def applies(task: Task) -> str:
     return ""
 
 
-def jobs(task: Task, study: Plan, results: Results, arms: Sequence[Arm], key: str = KEY) -> list[Job]:
+def jobs(task: Task, study: Plan, results: Results, arms: Sequence[Arm]) -> list[Job]:
     """The runs of `arms` under clean and noisy labels, behind the search for a user's own learning rate."""
     out = rates.jobs(task, study, "own", [BATCH_NORM]) if task.own else []
     chosen = rate(task, study, results)
@@ -93,7 +93,7 @@ def jobs(task: Task, study: Plan, results: Results, arms: Sequence[Arm], key: st
     groups = [(member,) for member in members] if task.own else [tuple(members)]
     return out + [
         Job(
-            key,
+            KEY,
             network(task),
             each,
             group,
@@ -117,15 +117,31 @@ def _weight(task: Task, each: Arm) -> float:
 
 
 def run(task: Task, job: Job) -> list[Numbers]:
-    """Train every member; its losses at the end."""
+    """Train every member; its losses at the end, and the variance shift of dropout where the arm has some."""
     from normscope.why import bench
 
     members = bench.make_members(task, job)
     bench.run_training(task, job, members)
-    return scores(task, members)
+    found = _scores(task, members)
+    return _with_shifts(members, found) if job.arm.dropout else found
 
 
-def scores(task: Task, members: Members) -> list[Numbers]:
+def _with_shifts(members: Members, found: list[Numbers]) -> list[Numbers]:
+    """`found` with [layer, measured, formula] of each variance ratio that dropout causes, on the probe set."""
+    from functools import partial
+
+    from normscope.probes.dropout import variance_shift
+    from normscope.why import bench
+
+    index = bench.probe_index(members)
+    for numbers, model, data in zip(found, members.models(), members.datas, strict=True):
+        batch = data.train.take(index).to(next(model.parameters()).device)
+        shifts = variance_shift(model, partial(batch, model))
+        numbers["shift"] = [[each.layer, each.measured, each.formula] for each in shifts]
+    return found
+
+
+def _scores(task: Task, members: Members) -> list[Numbers]:
     """Test loss and metric and training loss with population statistics, test loss with running averages."""
     from normscope.why import bench
 
@@ -143,15 +159,13 @@ def scores(task: Task, members: Members) -> list[Numbers]:
     return [{name: values[at] for name, values in found.items()} for at in range(len(running))]
 
 
-def values(
-    task: Task, study: Plan, results: Results, each: Arm, regime: str, what: str = "test", key: str = KEY
-) -> list[float]:
+def values(task: Task, study: Plan, results: Results, each: Arm, regime: str, what: str = "test") -> list[float]:
     """One number of every seed; NaN for a run that diverged."""
     chosen = rate(task, study, results)
     assert chosen is not None
     out = []
     for seed in study.seeds:
-        numbers = results.get(key, network(task), each, seed, chosen, regime)
+        numbers = results.get(KEY, network(task), each, seed, chosen, regime)
         assert numbers is not None
         out.append(math.nan if numbers[what] is None else float(numbers[what]))
     return out

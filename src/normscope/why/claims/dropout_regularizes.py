@@ -14,8 +14,6 @@ from normscope.why.job import Job, Numbers, Results
 KEY = "dropout-regularizes"
 HALF = Arm("dropout 0.5, noise-free statistics", norm="full", dropout=0.5)
 FIFTH = Arm("dropout 0.2, noise-free statistics", norm="full", dropout=0.2)
-# Masks over which the variance in training is taken.
-MASKS = 32
 # Measured and predicted variance ratios agree within this.
 AGREE = math.log(1.02)
 
@@ -27,44 +25,22 @@ def _noise(task: Task) -> Arm:
 
 def plan(task: Task, study: Plan, results: Results) -> list[Job]:
     """Dropout, and what it is held against, on every seed, clean and noisy labels."""
-    shared = ghosts.jobs(task, study, results, [ghosts.NOISE_FREE, _noise(task)])
-    return shared + [job for job in ghosts.jobs(task, study, results, [HALF, FIFTH], KEY) if job not in shared]
+    return ghosts.jobs(task, study, results, [ghosts.NOISE_FREE, _noise(task), HALF, FIFTH])
 
 
 def run(task: Task, job: Job) -> list[Numbers]:
     """Losses of every member at the end of its training, and the variance shift of its dropout."""
-    from functools import partial
-
-    import torch
-
-    from normscope.probes.dropout import variance_shift
-    from normscope.why import bench
-
-    members = bench.make_members(task, job)
-    bench.run_training(task, job, members)
-    found = ghosts.scores(task, members)
-    index = bench.probe_index(members)
-    for numbers, model, data in zip(found, members.models(), members.datas, strict=True):
-        batch = data.train.take(index).to(next(model.parameters()).device)
-        with torch.no_grad():
-            shifts = variance_shift(model, partial(batch, model), MASKS)
-        numbers["shift"] = [[each.layer, each.measured, each.formula] for each in shifts]
-    return found
+    return ghosts.run(task, job)
 
 
 def _against(
     task: Task, study: Plan, results: Results, arm: Arm, other: Arm, regime: str
 ) -> tuple[Effect, list[float], float]:
     """Test loss of `arm` minus that of `other`, falls and the smallest effect of interest."""
-    least = ghosts.smallest(task, _values(task, study, results, ghosts.NOISE_FREE, regime))
-    first, second = (_values(task, study, results, each, regime) for each in (other, arm))
+    least = ghosts.smallest(task, ghosts.values(task, study, results, ghosts.NOISE_FREE, regime))
+    first, second = (ghosts.values(task, study, results, each, regime) for each in (other, arm))
     name = f"{arm.name} − {other.name}, test loss, {ghosts.WORDS[regime]}"
     return ghosts.gain(name, first, second, study, least, ghosts.unit(task)), ghosts.differences(first, second), least
-
-
-def _values(task: Task, study: Plan, results: Results, arm: Arm, regime: str, what: str = "test") -> list[float]:
-    key = KEY if arm.dropout else ghosts.KEY
-    return ghosts.values(task, study, results, arm, regime, what, key)
 
 
 def _regime(task: Task, study: Plan, results: Results, regime: str) -> Regime:
@@ -110,7 +86,7 @@ def _controls(task: Task, study: Plan, results: Results) -> list[Effect]:
     out = []
     for regime in ghosts.REGIMES:
         out.append(_against(task, study, results, FIFTH, _noise(task), regime)[0])
-        exact, running = (_values(task, study, results, HALF, regime, what) for what in ("test", "running"))
+        exact, running = (ghosts.values(task, study, results, HALF, regime, what) for what in ("test", "running"))
         name = f"statistics taken with dropout on − off, dropout 0.5, test loss, {ghosts.WORDS[regime]}"
         out.append(ghosts.gain(name, exact, running, study, 0.0, ghosts.unit(task)))
     return out
@@ -123,7 +99,7 @@ def _shifts(task: Task, study: Plan, results: Results) -> dict[str, list[list[tu
     out: dict[str, list[list[tuple[float, float | None]]]] = {}
     for arm in (HALF, FIFTH):
         for seed in study.seeds:
-            numbers = results.get(KEY, ghosts.network(task), arm, seed, chosen) or {}
+            numbers = results.get(ghosts.KEY, ghosts.network(task), arm, seed, chosen) or {}
             rows = [(measured, formula) for _, measured, formula in numbers.get("shift", []) if measured]
             out.setdefault(arm.name.split(",")[0], []).append(rows)
     return out
@@ -219,8 +195,8 @@ CLAIM = Claim(
         control=ghosts.arm(Task(), 32),
         treated=HALF,
         planted=(
-            (1.0, Arm("ghost batches of 32, 2.5 % more examples", norm="ghost", ghost=32, examples=1.025)),
-            (2.0, Arm("ghost batches of 32, 5 % more examples", norm="ghost", ghost=32, examples=1.05)),
+            (1.0, Arm("ghost batches of 32, 3 % more examples", norm="ghost", ghost=32, examples=1.03)),
+            (2.0, Arm("ghost batches of 32, 6.5 % more examples", norm="ghost", ghost=32, examples=1.065)),
         ),
         network="mlp2",
     ),
