@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,26 @@ def resnet18() -> nn.Sequential:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+class Spent(NamedTuple):
+    """Time that passed: on the clock, and of the processor, which other work on the machine does not change."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Spent:
+        """Both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.clock - other.clock, self.processor - other.processor)
+
+
+def median(spent: list[Spent]) -> Spent:
+    """The median of each."""
+    return Spent(*(statistics.median(times) for times in zip(*spent, strict=True)))
+
+
 class Training:
     """One network, batch and optimizer, with the closure that Scope takes."""
 
@@ -77,17 +97,17 @@ class Training:
         """Loss of the batch."""
         return nn.functional.cross_entropy(self.model(self.x), self.y)
 
-    def step(self, scope: normscope.Scope | None) -> float:
-        """Seconds of one training step, Scope's part included."""
+    def step(self, scope: normscope.Scope | None) -> Spent:
+        """One training step, Scope's part included."""
         self._wait()
-        start = time.perf_counter()
+        start = Spent.now()
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
         if scope is not None:
             scope.step()
         self._wait()
-        return time.perf_counter() - start
+        return Spent.now() - start
 
     def _wait(self) -> None:
         if self.x.is_cuda:
@@ -116,20 +136,25 @@ def verify(training: Training) -> float:
 
 
 class Stopwatch:
-    """Seconds spent inside of the functions that it wraps."""
+    """Time spent inside of the functions that it wraps."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.clear()
+
+    def clear(self) -> None:
+        """Start again from nothing."""
+        self.clock = self.processor = 0.0
 
     def wrap(self, function: Callable[..., object]) -> Callable[..., object]:
         """`function`, timed."""
 
         def call(*args: object, **kwargs: object) -> object:
-            start = time.perf_counter()
+            start = Spent.now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds += time.perf_counter() - start
+                spent = Spent.now() - start
+                self.clock, self.processor = self.clock + spent.clock, self.processor + spent.processor
 
         return call
 
@@ -152,29 +177,32 @@ def moments_share(training: Training, steps: int) -> dict[str, float]:
                 plain.append(training.step(None))
                 continue
             with scope:
-                watch.seconds = 0.0
+                watch.clear()
                 scoped.append(training.step(scope))
-                inside.append(watch.seconds)
-    pairs = sorted(a / b for a, b in zip(scoped, plain, strict=True))
+                inside.append(Spent(watch.clock, watch.processor))
+    step, with_it, own = median(plain), median(scoped), median(inside)
     return {
-        "step_s": statistics.median(plain),
-        "ratio_of_medians": statistics.median(scoped) / statistics.median(plain),
-        "ratio_lower_quartile": pairs[len(pairs) // 4],
-        "ratio_upper_quartile": pairs[-1 - len(pairs) // 4],
-        "inside_scope_s": statistics.median(inside),
-        "share_of_a_step": statistics.median(inside) / statistics.median(plain),
+        "step_s": step.clock,
+        "step_processor_s": step.processor,
+        "ratio_of_medians": with_it.clock / step.clock,
+        "ratio_of_medians_processor": with_it.processor / step.processor,
+        "inside_scope_s": own.clock,
+        "inside_scope_processor_s": own.processor,
+        "share_of_a_step": own.clock / step.clock,
+        "share_of_a_step_processor": own.processor / step.processor,
     }
 
 
-def costlier(training: Training, step_s: float) -> dict[str, float]:
-    """Each probe that runs the closure, once, in training steps."""
+def costlier(training: Training, step: float) -> dict[str, float]:
+    """Each probe that runs the closure, once: its processor time in training steps of `step` processor seconds."""
     out = {}
     for name in PROBES:
         if name in MOMENTS:
             continue
         with normscope.Scope(training.model, loss=training.loss, optimizer=training.optimizer, probes=(name,)) as scope:
             taken = training.step(scope)
-        out[name] = max(0.0, taken - step_s) / step_s
+        out[name] = max(0.0, taken.processor - step) / step
+        print(f"  {name}: {out[name]:.1f} training steps", file=sys.stderr, flush=True)
     return out
 
 
@@ -222,7 +250,7 @@ def main() -> None:
         result["moments_on_every_layer_at_every_step"] = share = moments_share(training, options.steps)
         held &= share["share_of_a_step"] < LIMIT_SCOPE
         if "costlier" in options.parts:
-            result["costlier_probes_in_training_steps"] = costlier(training, share["step_s"])
+            result["costlier_probes_in_training_steps"] = costlier(training, share["step_processor_s"])
     text = json.dumps(result, indent=1)
     print(text)
     if options.json is not None:
