@@ -132,12 +132,12 @@ def _output_deviations(layers: Sequence[NormLayer], inputs: Sequence[Moments]) -
     ]
     weights = [getattr(layer.module, "weight", None) for layer in layers]
     gammas = [
-        weight.detach() if isinstance(weight, Tensor) else torch.ones(size)
+        weight.detach().cpu().double() if isinstance(weight, Tensor) else torch.ones(size, dtype=torch.float64)
         for weight, size in zip(weights, layout.sizes, strict=True)
     ]
     eps = torch.tensor([layer.eps for layer in layers], dtype=torch.float64)[layout.index]
     scale = (batch / (torch.cat(divisors) + eps)).sqrt()
-    deviations: Sequence[Tensor] = (scale * torch.cat(gammas).cpu().double().abs()).split(layout.sizes)
+    deviations: Sequence[Tensor] = (scale * torch.cat(gammas).abs()).split(layout.sizes)
     return deviations
 
 

@@ -64,7 +64,7 @@ def measurements(deviations: Mapping[str, Tensor], step: int | None = None, sour
     if not deviations:
         return []
     layers, values = Layers.of(list(deviations.values())), torch.cat(list(deviations.values()))
-    dead = layers.sum((values == 0).to(values.dtype)) / torch.tensor(layers.sizes)
+    dead = layers.sum((values == 0).to(values.dtype)) / values.new_tensor(layers.sizes)
     columns = (
         ("median deviation of a unit", layers.median(values)),
         ("spread of log deviation", layers.spread(values)),

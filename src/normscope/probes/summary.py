@@ -47,7 +47,7 @@ class Layers:
     def of(cls, values: Sequence[Tensor]) -> Layers:
         """The layout of the concatenation of `values`, each of shape [channels]."""
         sizes = tuple(value.numel() for value in values)
-        return cls(sizes, torch.repeat_interleave(torch.tensor(sizes)))
+        return cls(sizes, torch.repeat_interleave(torch.tensor(sizes, device=values[0].device)))
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the channels of each layer, shape [layers]."""
