@@ -203,8 +203,8 @@ CLAIM = Claim(
         control=BATCH_NORM,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("batch norm, examples correlated by 0.00068", correlation=0.00068)),
-            (2.0, Arm("batch norm, examples correlated by 0.00145", correlation=0.00145)),
+            (1.0, Arm("batch norm, examples correlated by 0.00094", correlation=0.00094)),
+            (2.0, Arm("batch norm, examples correlated by 0.00174", correlation=0.00174)),
         ),
         network="mlp6",
         equivalence=True,
