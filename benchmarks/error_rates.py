@@ -63,33 +63,30 @@ def main() -> int:
                 continue
             found += calibrate.calibrate(claim, task, plan, pool, options.cases, execute)
             _print(found[-1 - len(claim.calibration.planted) :])
-    bad = [rate for rate in found if _worst(rate) > 0.05]
+    bad = [rate for rate in found if rate.bound > 0.05]
     print(f"{time.monotonic() - start:.0f} s; {len(bad)} bounds above 5 %")
     if options.out:
         body = {
             "command": " ".join(["python", *sys.argv]),
             "settings": {"cases": options.cases, "pool": options.pool, "seeds": options.seeds},
             "versions": study.versions(),
-            "rates": [dataclasses.asdict(rate) | {"worst_upper": _worst(rate)} for rate in found],
+            "rates": [
+                dataclasses.asdict(rate) | {"wrong": rate.wrong, "bound": rate.bound, "power": rate.power}
+                for rate in found
+            ],
         }
         write_atomic(options.out, json.dumps(body, indent=1))
     return 1 if bad else 0
 
 
-def _worst(rate: calibrate.Rate) -> float:
-    """Upper bound of the error rate: false support and reversal of a null, refutation of a planted effect."""
-    if rate.planted == 0:
-        return max(rate.upper(rate.supported), rate.upper(rate.reversed))
-    return rate.upper(rate.refuted if rate.planted >= 1 else 0)
-
-
 def _print(rates: list[calibrate.Rate]) -> None:
     for rate in rates:
-        kind = "null" if rate.planted == 0 else f"{rate.planted:g}x smallest"
+        kind = "no effect" if rate.planted == 0 else f"{rate.planted:g}x smallest"
+        wrong = ", ".join(f"{name} {count / rate.cases:.1%}" for name, count in rate.wrong.items())
+        power = "" if rate.power is None else f"  power {rate.power:.0%}"
         print(
-            f"{rate.claim:34s} {kind:12s} {rate.cases:4d} cases  supported {rate.supported / rate.cases:6.1%}"
-            f"  refuted {rate.refuted / rate.cases:6.1%}  reversed {rate.reversed / rate.cases:6.1%}"
-            f"  bound {_worst(rate):6.1%}  mean effect {rate.effect:.3g}",
+            f"{rate.claim:34s} {kind:12s} {rate.cases:4d} cases  mean effect {rate.effect:8.4g}  {wrong}"
+            f"  bound {rate.bound:.1%}{power}",
             flush=True,
         )
 

@@ -39,6 +39,7 @@ class Rate:
         refuted: Cases that came out refuted, for whatever reason.
         reversed: Cases whose interval excludes no effect on the side against the claim.
         effect: Mean estimate over the cases, as a person reads it.
+        equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
     """
 
     claim: str
@@ -48,6 +49,28 @@ class Rate:
     refuted: int
     reversed: int
     effect: float
+    equivalence: bool = False
+
+    @property
+    def wrong(self) -> dict[str, int]:
+        """Number of wrong verdicts of each kind that these cases can show."""
+        if self.equivalence:
+            return {"false refutation": self.refuted} if self.planted == 0 else {"false support": self.supported}
+        if self.planted == 0:
+            return {"false support": self.supported, "false refutation": self.reversed}
+        return {"false refutation": self.refuted}
+
+    @property
+    def bound(self) -> float:
+        """Upper 95 % bound of the largest of these error rates."""
+        return max(self.upper(count) for count in self.wrong.values())
+
+    @property
+    def power(self) -> float | None:
+        """Share of the cases that came out as they should; None where there is no telling (a null of a difference)."""
+        if self.planted == 0:
+            return self.supported / self.cases if self.equivalence else None
+        return (self.refuted if self.equivalence else self.supported) / self.cases
 
     def upper(self, count: int) -> float:
         """Upper 95 % bound (Clopper-Pearson, one-sided) of the rate behind `count` cases."""
@@ -160,7 +183,8 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
         effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null for effect in effects
     )
     mean = sum(effect.estimate for effect in effects) / max(1, len(effects))
-    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean)
+    same = claim.calibration is not None and claim.calibration.equivalence
+    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean, same)
 
 
 def pool_of(size: int, choosing: int) -> Pool:
