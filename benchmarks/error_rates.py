@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 
@@ -23,6 +24,40 @@ from normscope.why import calibrate, registry, study
 from normscope.why.job import Job, Numbers
 from normscope.why.store import Store
 from normscope.why.worker import work
+
+COMMAND = (
+    "python benchmarks/error_rates.py --cases {cases} --pool {pool} --seeds {seeds}"
+    " --out benchmarks/results/error_rates.json"
+)
+
+TEXT = """# How often the claims' protocols err
+
+Measured, not asserted: each claim's whole protocol, choice of learning rates included, on {cases} cases of each
+kind, put together from a pool of {pool} real, independently seeded trainings for each arm ({seeds} seeds a
+case).
+
+- *No effect*: runs of one and the same arm stand under every label; arms of one seed share its split and
+  initialization and differ in the order of the examples. Support is wrong, and so is an interval on the side
+  against the claim. (That an interval lies wholly inside the smallest effect of interest, which refutes a claim
+  of an effect, is right here.)
+- *1 and 2 times the smallest effect*: an arm with an effect of about that size, by real training, stands under
+  the treated label. Refutation is wrong; the share of supported cases is the power.
+- For the two claims that something agrees with theory (`mini-batch-noise`, `additive-and-multiplicative`) it is
+  the other way round: with nothing planted refutation is wrong; with a departure planted support is wrong, and
+  the share of refuted cases is the power. A departure of exactly the margin is the hardest case there is.
+
+The bound is the upper 95 % bound (Clopper-Pearson) of the larger error rate.
+
+| claim | planted | mean effect | wrong | bound | power |
+|---|---|---|---|---|---|
+{rows}
+
+Made by
+
+    {command}
+
+with torch {torch} on {processor}. The same command takes a `--claims` list, and adds to what is there.
+"""
 
 
 def main() -> int:
@@ -66,17 +101,37 @@ def main() -> int:
     bad = [rate for rate in found if rate.bound > 0.05]
     print(f"{time.monotonic() - start:.0f} s; {len(bad)} bounds above 5 %")
     if options.out:
+        settings = {"cases": options.cases, "pool": options.pool, "seeds": options.seeds}
+        rates = _merged(options.out, settings, found)
         body = {
-            "command": " ".join(["python", *sys.argv]),
-            "settings": {"cases": options.cases, "pool": options.pool, "seeds": options.seeds},
+            "command": COMMAND.format(**settings),
+            "settings": settings,
             "versions": study.versions(),
-            "rates": [
-                dataclasses.asdict(rate) | {"wrong": rate.wrong, "bound": rate.bound, "power": rate.power}
-                for rate in found
-            ],
+            "rates": rates,
         }
         write_atomic(options.out, json.dumps(body, indent=1))
+        write_atomic(Path("docs/error_rates.md"), _document(body))
     return 1 if bad else 0
+
+
+def _merged(path: Path, settings: dict[str, int], found: list[calibrate.Rate]) -> list[dict[str, Any]]:
+    """`found` beside what `path` holds of other claims under the same settings, in the order of the claims."""
+    new = [dataclasses.asdict(rate) | {"wrong": rate.wrong, "bound": rate.bound, "power": rate.power} for rate in found]
+    done = {rate.claim for rate in found}
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": None, "rates": []}
+    kept = [rate for rate in old["rates"] if rate["claim"] not in done and old["settings"] == settings]
+    return sorted(kept + new, key=lambda rate: (registry.KEYS.index(rate["claim"]), rate["planted"]))
+
+
+def _document(body: dict[str, Any]) -> str:
+    """The table as a document, from the JSON alone."""
+    rows = []
+    for rate in body["rates"]:
+        kind = "no effect" if rate["planted"] == 0 else f"{rate['planted']:g} x the smallest effect"
+        wrong = "; ".join(f"{name} {count / rate['cases']:.1%}" for name, count in rate["wrong"].items())
+        power = "" if rate["power"] is None else f"{rate['power']:.0%}"
+        rows.append(f"| `{rate['claim']}` | {kind} | {rate['effect']:.3g} | {wrong} | {rate['bound']:.1%} | {power} |")
+    return TEXT.format(rows="\n".join(rows), **body["settings"], command=body["command"], **body["versions"])
 
 
 def _print(rates: list[calibrate.Rate]) -> None:
