@@ -23,6 +23,8 @@ from normscope.why.job import Job, Numbers, Relabelled, Results
 
 # Members of one job at most: what keeps a worker's memory small.
 _STACK = 28
+# Orders of the examples that are trained for each seed: labels that decide against each other get different ones.
+_ORDERS = 3
 
 Execute = Callable[[list[Job]], list[tuple[Job, list[Numbers]]]]
 
@@ -89,7 +91,7 @@ class _Case(Relabelled):
     """One case: the plan's seeds stand for seeds drawn from the pool, the same for every arm: pairs stay pairs.
 
     Arms of one seed share its split and its initialization, as in a study, and differ in the order of the examples:
-    each label gets an order of its own, at random for each seed.
+    neighbouring labels get orders of their own, at random for each seed.
     """
 
     def __init__(
@@ -101,7 +103,8 @@ class _Case(Relabelled):
         self._first = min(seeds.selection)
         self._seeds = chance.sample(seeds.seeds, len(seeds.seeds))
         self._selection = chance.sample(seeds.selection, len(seeds.selection))
-        self._turns = {seed: chance.randrange(len(self._labels)) for seed in (*seeds.seeds, *seeds.selection)}
+        self._orders = min(_ORDERS, len(self._labels))
+        self._turns = {seed: chance.randrange(self._orders) for seed in (*seeds.seeds, *seeds.selection)}
 
     def seed(self, seed: int) -> int:
         """The pool's seed that stands for `seed`."""
@@ -111,7 +114,7 @@ class _Case(Relabelled):
         """The arm whose run stands for `seed` under the label `name`."""
         treated = name in (self._calibration.treated.name, *self._calibration.also)
         base = self._planted if treated else self._calibration.control
-        order = (self._labels.index(name) + self._turns[self.seed(seed)]) % len(self._labels)
+        order = (self._labels.index(name) + self._turns[self.seed(seed)]) % self._orders
         return dataclasses.replace(base, name=f"{base.name}, order {order}", order=order)
 
     def _stand_in(self, name: str, seed: int) -> tuple[str, int]:
