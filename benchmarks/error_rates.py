@@ -41,8 +41,8 @@ case).
   against the claim. (That an interval lies wholly inside the smallest effect of interest, which refutes a claim
   of an effect, is right here.)
 - *1 and 2 times the smallest effect*: an arm with an effect of about that size, by real training, stands under
-  the treated label. Refutation is wrong; the share of supported cases is the power; in brackets that of the first regime
-  alone, since a verdict needs all of its regimes to agree.
+  the treated label. Refutation is wrong; the share of supported cases is the power; in brackets that of the first
+  regime alone, since a verdict needs all of its regimes to agree.
 - For the two claims that something agrees with theory (`mini-batch-noise`, `additive-and-multiplicative`) it is
   the other way round: with nothing planted refutation is wrong; with a departure planted support is wrong, and
   the share of refuted cases is the power. A departure of exactly the margin is the hardest case there is.
