@@ -262,8 +262,8 @@ CLAIM = Claim(
         control=BATCH_NORM,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("batch norm, 0.5 % of the training shifted", shifted=0.005)),
-            (2.0, Arm("batch norm, 1.2 % of the training shifted", shifted=0.012)),
+            (1.0, Arm("batch norm, 0.75 % of the training shifted", shifted=0.0075)),
+            (2.0, Arm("batch norm, 1.8 % of the training shifted", shifted=0.018)),
         ),
         network="conv",
     ),
