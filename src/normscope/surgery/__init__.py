@@ -1,0 +1,1 @@
+"""Model -> model: out of place unless asked, undoable, the state_dict stays loadable."""
