@@ -16,7 +16,8 @@ class Work:
     url: str = ""
 
     def __str__(self) -> str:
-        return f"{self.authors} ({self.year}). {self.title}. {self.venue}."
+        stop = "" if self.title.endswith(("?", "!")) else "."
+        return f"{self.authors} ({self.year}). {self.title}{stop} {self.venue}."
 
 
 WORKS: dict[str, Work] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,32 @@ Incoming = Callable[[NormLayer, nn.Module, Tensor], Tensor | None]
 _FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
 
 
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _with_first(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (value, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): value}
+
+
 @contextmanager
 def on_forward(layers: list[NormLayer] | tuple[NormLayer, ...], seen: Seen) -> Iterator[None]:
-    """Call `seen(layer, module, input, output)` after each forward of `layers`; a tensor returned replaces the output."""
+    """Call `seen(layer, module, input, output)` after each forward of `layers`; what it returns replaces the output."""
     with ExitStack() as stack:
         for layer in layers:
 
             def hook(
-                module: nn.Module, args: tuple[Any, ...], output: Tensor, layer: NormLayer = layer
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                output: Tensor,
+                layer: NormLayer = layer,
             ) -> Tensor | None:
-                return seen(layer, module, args[0], output)
+                return seen(layer, module, _first(args, kwargs), output)
 
-            stack.callback(layer.module.register_forward_hook(hook).remove)
+            stack.callback(layer.module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
 
@@ -46,6 +60,44 @@ def before_forward(layers: list[NormLayer] | tuple[NormLayer, ...], incoming: In
                 return None if changed is None else (changed, *args[1:])
 
             stack.callback(layer.module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+class _Normalized(TorchFunctionMode):
+    """Catches what functional batch norm returns inside of a layer that goes on to an activation of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[Tensor | None] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in _FUNCTIONAL and self.inside:
+            self.inside[-1] = output
+        return output
+
+
+@contextmanager
+def on_normalized(
+    layers: list[NormLayer] | tuple[NormLayer, ...], seen: Callable[[NormLayer, nn.Module, Tensor], None]
+) -> Iterator[None]:
+    """Call `seen(layer, module, normalized)` after each forward of `layers`.
+
+    `normalized` is the pre-activation: what functional batch norm returned inside of the layer if it was called there
+    (layers with an activation built in, such as timm's), else the output of the layer.
+    """
+    catcher = _Normalized()
+
+    def enter(_layer: NormLayer, _module: nn.Module, _x: Tensor) -> None:
+        catcher.inside.append(None)
+
+    def leave(layer: NormLayer, module: nn.Module, _x: Tensor, output: Tensor) -> None:
+        caught = catcher.inside.pop()
+        seen(layer, module, output if caught is None else caught)
+
+    with before_forward(layers, enter), on_forward(layers, leave), catcher:
         yield
 
 
@@ -184,6 +236,18 @@ def _restore_optimizer(
     for group, was in zip(optimizer.param_groups, groups, strict=True):
         group.clear()
         group.update(was)
+
+
+@contextmanager
+def replayable(model: nn.Module) -> Iterator[None]:
+    """Let a closure run any number of times without a trace: same random draws each time, buffers put back.
+
+    Compiled parts run eagerly, so that hooks are seen, and DistributedDataParallel does not wait for a backward
+    pass that never comes: gradients taken inside are those of this process.
+    """
+    local = getattr(model, "no_sync", nullcontext)
+    with torch.compiler.set_stance("force_eager"), local(), preserved_rng(), preserved_buffers(model):
+        yield
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Model -> model: out of place unless asked, undoable, the state_dict stays loadable."""
+"""Model in, model out: what is taken from a network, put into it, or set in it."""

@@ -1,0 +1,1 @@
+"""The claims about batch norm: statement, arms, paired runs, verdict."""

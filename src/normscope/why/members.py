@@ -1,0 +1,102 @@
+"""The networks that are trained side by side in one run: any one network, or a stack of fully connected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from normscope.model.attach import mode
+from normscope.model.batch import Batch, Examples
+from normscope.model.spec import Score
+from normscope.why.data import Data
+
+# Examples of the training set that give the statistics of an arm that is free of mini-batch noise.
+FULL = 512
+
+
+class Members(Protocol):
+    """K networks that one trainer trains, each on its own data with its own learning rate."""
+
+    datas: Sequence[Data]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer updates."""
+
+    def losses(self, index: Tensor) -> Tensor:
+        """Training losses [K], in train mode, of the examples at `index` [K, batch] of each training set."""
+
+    def scale_gradients(self, factors: Tensor) -> None:
+        """Multiply each network's gradients by its factor, shape [K]."""
+
+    def outputs(self, part: str, index: Tensor | None = None) -> list[Tensor]:
+        """Evaluation-mode outputs of each network for its 'train' or 'test' examples (those at `index`)."""
+
+    def models(self) -> list[nn.Module]:
+        """Each network as a module of its own, with its current weights and statistics."""
+
+
+class Single:
+    """One network of any kind.
+
+    Args:
+        model: The network.
+        data: Its data.
+        loss: (output, target) -> scalar.
+        full: Whether training statistics come from up to `FULL` training examples instead of the mini-batch.
+        device: Where it runs.
+        amp: Whether forward passes run under autocast to bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        loss: Score,
+        *,
+        full: bool = False,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+    ) -> None:
+        self.model, self.datas, self.loss = model.to(device), [data], loss
+        self._full, self._device, self._amp = full, torch.device(device), amp
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The network's parameters that want gradients."""
+        return [value for value in self.model.parameters() if value.requires_grad]
+
+    def _forward(self, batch: Batch) -> Tensor:
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._amp):
+            return batch.to(self._device)(self.model).float()
+
+    def losses(self, index: Tensor) -> Tensor:
+        """The loss of the batch at `index` [1, batch], shape [1]."""
+        self.model.train()
+        train = self.datas[0].train
+        rows = index[0]
+        if self._full:
+            others = torch.ones(len(train), dtype=torch.bool)
+            others[rows] = False
+            rows = torch.cat([rows, others.nonzero().flatten()[: max(0, FULL - len(rows))]])
+        output = self._forward(train.take(rows))[: index.shape[1]]
+        return self.loss(output, train.target[index[0]].to(output.device)).reshape(1)
+
+    def scale_gradients(self, factors: Tensor) -> None:
+        """Multiply the gradients by factors[0]."""
+        for value in self.parameters():
+            if value.grad is not None:
+                value.grad.mul_(float(factors[0]))
+
+    def outputs(self, part: str, index: Tensor | None = None) -> list[Tensor]:
+        """Evaluation-mode outputs on the CPU, in chunks of 512 examples."""
+        examples: Examples = getattr(self.datas[0], part)
+        if index is not None:
+            examples = examples.subset(index)
+        with mode(self.model, training=False), torch.no_grad():
+            return [torch.cat([self._forward(batch).cpu() for batch in examples.chunks(512)])]
+
+    def models(self) -> list[nn.Module]:
+        """The network itself."""
+        return [self.model]

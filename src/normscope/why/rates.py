@@ -1,0 +1,111 @@
+"""Each arm's own learning rate, chosen on seeds that confirm nothing: choosing and confirming on the same breaks the null."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from normscope.why.arms import Arm
+from normscope.why.claim import Plan, Task
+from normscope.why.job import Job, Numbers, Results
+
+KEY = "rates"
+# Half-decades, as protocols for comparing arms want them: each arm gets the same grid.
+GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+TARGET = 0.9
+# Seeds beside each other in a stack, and steps between two looks at the held-out accuracy.
+EVERY = 4
+
+
+def steps(task: Task, plan: Plan) -> int:
+    """The cap on the steps of a run that looks for its learning rate."""
+    return plan.steps(80, 160, 320) if task.own else plan.steps(240, 320, 480)
+
+
+def jobs(task: Task, plan: Plan, network: str, arms: Sequence[Arm]) -> list[Job]:
+    """The runs from which `best` chooses: the whole grid for each arm and selection seed."""
+    grid = _grid(task, plan)
+    members = [(seed, rate) for rate in grid for seed in plan.selection]
+    groups = [tuple(members)] if network.startswith("mlp") else [(member,) for member in members]
+    batch = task.batch if network == "own" else 64
+    return [Job(KEY, network, arm, group, steps(task, plan), batch) for arm in arms for group in groups]
+
+
+def _grid(task: Task, plan: Plan) -> tuple[float, ...]:
+    if not task.own or plan.effort == "thorough":
+        return GRID
+    return GRID[1::2] if plan.effort == "quick" else GRID[:6]
+
+
+def run(task: Task, job: Job) -> list[Numbers]:
+    """Train every member; record the probe loss along the way and, where a target is set, the steps to it."""
+    from normscope.why import bench
+
+    members = bench.make_members(task, job)
+    return curves(task, job, members)
+
+
+def curves(task: Task, job: Job, members: Any) -> list[Numbers]:
+    """Probe loss and metric of each member every few steps.
+
+    A run of one network stops when its loss is no longer finite; in a stack the others go on.
+    """
+    from normscope.why import bench
+
+    index = bench.probe_index(members)
+    target = members.datas[0].train.target
+    loss, metric = bench.loss_of(task, target), bench.metric_of(task, target)
+    every = max(EVERY, job.steps // 80)
+    seen: list[tuple[int, list[float], list[float]]] = []
+
+    def observe(step: int, current: Any) -> bool:
+        losses = bench.score(current, "train", loss, index)
+        seen.append((step, losses, bench.score(current, "test", metric)))
+        reached = not task.own and all(value >= TARGET for value in seen[-1][2])
+        return reached or not any(math.isfinite(value) for value in losses)
+
+    bench.run_training(task, job, members, observe, every)
+    return [
+        {
+            "step": [step for step, _, _ in seen],
+            "loss": [losses[at] for _, losses, _ in seen],
+            "metric": [metrics[at] for _, _, metrics in seen],
+        }
+        for at in range(len(job.members))
+    ]
+
+
+def best(task: Task, plan: Plan, results: Results, network: str, arm: Arm) -> float | None:
+    """The arm's rate: fewest steps to the target on average (censored at twice the cap), then the lowest last loss.
+
+    None while the runs are not there.
+    """
+    scored: list[tuple[float, float, float]] = []
+    for rate in _grid(task, plan):
+        found = [results.get(KEY, network, arm, seed, rate) for seed in plan.selection]
+        if any(numbers is None for numbers in found):
+            return None
+        known = [numbers for numbers in found if numbers is not None]
+        waits = [0.0 if task.own else math.log2(steps_to(numbers, TARGET, steps(task, plan))) for numbers in known]
+        losses = [last_loss(numbers) for numbers in known]
+        scored.append((sum(waits) / len(waits), sorted(losses)[len(losses) // 2], rate))
+    return min(scored)[2]
+
+
+def steps_to(numbers: Numbers, target: float, cap: int) -> float:
+    """Steps until the metric reaches `target`, between observations by straight line; twice the cap where it never does."""
+    last_step, last = 0, -math.inf
+    for step, value in zip(numbers["step"], numbers["metric"], strict=True):
+        if value is not None and value >= target:
+            share = (target - last) / (value - last) if math.isfinite(last) and value > last else 1.0
+            return max(1.0, last_step + share * (step - last_step))
+        if value is not None:
+            last_step, last = step, value
+    return 2.0 * cap
+
+
+def last_loss(numbers: Numbers) -> float:
+    """The last probe loss; infinite where the run diverged."""
+    value = numbers["loss"][-1]
+    return math.inf if value is None or not math.isfinite(value) else float(value)
