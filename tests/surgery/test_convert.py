@@ -7,7 +7,7 @@ from normscope.errors import InputError
 from normscope.surgery.convert import convert
 
 
-@pytest.mark.parametrize("kind", ["ghost", "batch", "frozen", "renorm"])
+@pytest.mark.parametrize("kind", ["ghost", "batch", "frozen"])
 def test_there_and_back_keeps_every_number(kit, kind):
     model = kit.trained_a_little(kit.sequential(), kit.images(20)[0])
     saved = kit.state(model)

@@ -37,7 +37,8 @@ def test_names_state_dict_and_isinstance_stay(kit):
 
 def test_survives_pickle_and_deepcopy(kit):
     frozen = freeze(kit.sequential()).model
-    for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+    by_pickle = pickle.loads(pickle.dumps(frozen))  # noqa: S301  (our own bytes)
+    for twin in (copy.deepcopy(frozen), by_pickle):
         twin.train()
         assert not twin[1].training
         assert unfreeze(twin).model.train()[1].training
@@ -45,7 +46,7 @@ def test_survives_pickle_and_deepcopy(kit):
 
 def test_unfreeze_puts_back_what_was(kit):
     model = kit.sequential()
-    model[1].weight.requires_grad_(False)
+    model[1].weight.requires_grad = False
     frozen = freeze(model).model.train()
     back = unfreeze(frozen).model
     assert [p.requires_grad for p in back.parameters()] == [p.requires_grad for p in model.parameters()]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from typing import Any, Literal, cast
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from normscope.errors import InputError
 from normscope.model.find import NormLayer, Unsupported, find
 from normscope.surgery.change import Change, Surgery, own
 from normscope.surgery.mixed import Trait, give, take
-from normscope.surgery.population import Forward, Population, Sample, pool_size, pooled, write
+from normscope.surgery.population import Forward, Population, Sample, write
 from normscope.surgery.recalibrate import measurable, require_finite, saved
 from normscope.surgery.statistics import hold_statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor, nn
 
 
 class ByBatch(Trait):
@@ -32,6 +33,7 @@ class ByBatch(Trait):
                 return super().forward(x)  # type: ignore[misc]
             finally:
                 module.training = was
+
 
 def adapt(
     model: nn.Module,
@@ -73,7 +75,8 @@ def adapt(
     if method == "batch":
         return _to_batch(target, layers, found.unsupported + alone)
     assert loader is not None
-    population = _blend(target, layers, loader, source_count, max_examples, forward_fn)
+    population = Population(target, layers, forward_fn)
+    _blend(population, loader, source_count, max_examples)
     seen = [layer for layer in layers if layer.name in population.samples]
     revert = saved(layers)
     n = population.examples
@@ -96,30 +99,14 @@ def _to_batch(model: nn.Module, layers: tuple[NormLayer, ...], alone: tuple[Unsu
     return Surgery(model, changes, alone, revert)
 
 
-def _blend(
-    model: nn.Module,
-    layers: tuple[NormLayer, ...],
-    loader: Iterable[Any],
-    source: float,
-    limit: int | None,
-    forward: Forward | None,
-) -> Population:
-    population = Population(model, layers, forward)
-    iterator = iter(loader)
-    first = next(iterator, None)
-    size = 0 if first is None else pool_size(model, layers, first, forward)
-    batches = itertools.chain([] if first is None else [first], iterator)
-
+def _blend(population: Population, loader: Iterable[Any], source: float, limit: int | None) -> None:
     def choose(layer: NormLayer, sample: Sample) -> tuple[Tensor, Tensor]:
         known = population.samples.get(layer.name)
         return _mixed(layer, sample if known is None else known.merge(sample), source, None)
 
-    for raw, _ in pooled(batches, size if limit is None else min(size, limit), "the target data"):
+    for raw in population.pools(loader, limit, "the target data"):
         population.add(raw, choose)
-        if limit is not None and population.examples >= limit:
-            break
     require_finite(population)
-    return population
 
 
 def _mixed(layer: NormLayer, sample: Sample, source: float, examples: int | None) -> tuple[Tensor, Tensor]:

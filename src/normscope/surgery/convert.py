@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
 
 from normscope import nn as layers
 from normscope.errors import InputError
@@ -17,8 +14,14 @@ from normscope.model.find import Unsupported, canonical_name, find
 from normscope.surgery.change import Change, Surgery, own, swap
 from normscope.surgery.freeze import Frozen, freeze
 
-Kind = Literal["batch", "ghost", "renorm", "group", "frozen"]
-_KINDS = ("batch", "ghost", "renorm", "group", "frozen")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.optim import Optimizer
+
+Kind = Literal["batch", "ghost", "group", "frozen"]
+_KINDS = ("batch", "ghost", "group", "frozen")
 
 
 class Converted(nn.GroupNorm):
@@ -54,7 +57,7 @@ def convert(
 
     Args:
         model: Any network with batch norm.
-        to: 'ghost' (hoffer2017), 'renorm' (ioffe2017), 'group', 'frozen' (see `freeze`), or 'batch': torch's own.
+        to: 'ghost' (hoffer2017), 'group', 'frozen' (see `freeze`), or 'batch': torch's own.
         ghost_size: Examples per ghost batch.
         groups: Channel groups for 'group', at most; where they do not divide the channels, the largest divisor below.
         optimizer: Out of place, its parameters are exchanged for the copy's, its state stays; it then trains the copy.
@@ -118,9 +121,7 @@ def _maker(to: Kind, ghost_size: int, groups: int) -> Callable[[Any, int], nn.Mo
             return Converted(max(g for g in range(1, groups + 1) if channels % g == 0), fake, dims)
         if to == "batch":
             return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1](**options(old))
-        family = {"ghost": "GhostBatchNorm", "renorm": "BatchRenorm"}[to]
-        extra = {"ghost_size": ghost_size} if to == "ghost" else {}
-        return getattr(layers, f"{family}{dims}d")(**options(old), **extra)  # type: ignore[no-any-return]
+        return getattr(layers, f"GhostBatchNorm{dims}d")(**options(old), ghost_size=ghost_size)  # type: ignore[no-any-return]
 
     return make
 
@@ -148,7 +149,9 @@ def _carried(surgery: Surgery, optimizer: Optimizer | None, old: nn.Module, new:
     if optimizer is None or old is new:
         return surgery
     fresh = dict(new.named_parameters())
-    mapped: dict[torch.Tensor, torch.Tensor] = {value: fresh[name] for name, value in old.named_parameters() if name in fresh}
+    mapped: dict[torch.Tensor, torch.Tensor] = {
+        value: fresh[name] for name, value in old.named_parameters() if name in fresh
+    }
     before = [list(group["params"]) for group in optimizer.param_groups]
     state = dict(optimizer.state)
     for group in optimizer.param_groups:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +14,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from normscope.errors import UnsupportedError
 from normscope.model.find import Unsupported, find
 from normscope.surgery.change import Change, Surgery, own, swap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _Linear = _ConvNd | nn.Linear
 # Headroom over the rounding error of the layers themselves that a folded layer may show.
@@ -64,7 +66,7 @@ def _pairs(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
     """Batch norm -> linear layer that alone feeds it, and batch norm -> why not, by name."""
     try:
         graph = _Tracer().trace(model)
-    except Exception:  # noqa: BLE001  (tracing runs the user's forward on proxies: anything may come)
+    except Exception:
         return dict(_in_sequence(model)), {}
     pairs: dict[str, str] = {}
     reasons: dict[str, str] = {}
@@ -183,20 +185,20 @@ def _verify(linear: str, name: str, source: _Linear, norm: Any, folded: _Linear)
         exact = _evaluated(source, norm, x.double(), double=True)
         error = (folded(x).double() - exact).abs().flatten()
         scale = exact.abs().max()
-    floor = torch.finfo(x.dtype).eps * (float(scale) + float(_cancelled(norm)))
+    floor = torch.finfo(x.dtype).eps * (float(scale) + _cancelled(norm))
     allowed = _SLACK * max(float((pair.double() - exact).abs().max()), floor * source.weight[0].numel() ** 0.5)
     if not float(error.max()) <= allowed:
         raise UnsupportedError(
-            f"expected {linear} folded with {name} to agree within {allowed:.1e}, it differs by {float(error.max()):.1e};"
-            " are their numbers finite?"
+            f"expected {linear} folded with {name} to agree within {allowed:.1e}, it differs by"
+            f" {float(error.max()):.1e}; are their numbers finite?"
         )
 
 
-def _cancelled(norm: Any) -> Tensor:
+def _cancelled(norm: Any) -> float:
     """Largest term that cancels inside the folded layer: its bias is rounded at this size."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     gamma = 1.0 if norm.weight is None else norm.weight.detach().double()
-    return (norm.running_mean.double() * scale * gamma).abs().max()
+    return float((norm.running_mean.double() * scale * gamma).abs().max())
 
 
 def _probe(source: _Linear) -> Tensor:
@@ -212,7 +214,7 @@ def _probe(source: _Linear) -> Tensor:
 def _evaluated(source: _Linear, norm: Any, x: Tensor, *, double: bool = False) -> Tensor:
     if double:
         source, norm = copy.deepcopy(source).double(), copy.deepcopy(norm).double()
-    y = source(x)
+    y: Tensor = source(x)
     per_channel = [1, -1] + [1] * (y.dim() - 2)
 
     def wide(value: Tensor) -> Tensor:

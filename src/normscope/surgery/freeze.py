@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from normscope.errors import InputError
 from normscope.model.find import NormLayer, Unsupported, find
 from normscope.surgery.change import Change, Surgery, own
 from normscope.surgery.mixed import Trait, give, take
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
 
 
 class Frozen(Trait):
@@ -106,7 +108,7 @@ def _freeze(module: nn.Module, *, affine: bool) -> None:
         parameters = dict(module.named_parameters(recurse=False))
         module.__dict__["frozen_affine"] = tuple((key, value.requires_grad) for key, value in parameters.items())
         for value in parameters.values():
-            value.requires_grad_(requires_grad=False)
+            value.requires_grad = False
 
 
 def _thaw(module: nn.Module, *, training: bool) -> None:

@@ -1,10 +1,11 @@
-"""A layer given a trait by a subclass made on the spot: same parameters, names and isinstance, and it can be pickled."""
+"""A layer given a trait by a subclass made on the spot: parameters, names and isinstance stay, and it pickles."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Trait:
@@ -14,7 +15,7 @@ class Trait:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by trait and base class: the class made of both has no name to be imported by."""
-        trait, base = type(self).__mro__[1:3]
+        trait, base = type(self).__bases__
         return _rebuild, (trait, base), self.__dict__
 
 
@@ -28,7 +29,7 @@ def give(trait: type[Trait], module: nn.Module) -> None:
 
 def take(module: nn.Module) -> None:
     """Take the trait given last from `module`, in place."""
-    module.__class__ = cast("type[nn.Module]", type(module).__mro__[2])
+    module.__class__ = cast("type[nn.Module]", type(module).__bases__[1])
 
 
 def _class(trait: type[Trait], base: type[nn.Module]) -> type[nn.Module]:

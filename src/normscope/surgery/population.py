@@ -1,7 +1,8 @@
-"""Population moments of what each batch-norm layer is fed, at the network's present weights, with their standard errors."""
+"""Population moments of what each batch-norm layer is fed, at the present weights, with their standard errors."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Sample:
 
     @classmethod
     def of(cls, x: Tensor, mask: Tensor | None = None) -> Sample:
-        """Of `x`, shape [examples, channels, *positions]; `mask`, shape [examples, *positions], True where values count."""
+        """Of `x`, [examples, channels, *positions]; `mask`, [examples, *positions], is True where values count."""
         n, channels = x.shape[0], x.shape[1]
         if mask is not None:
             parts = [
@@ -145,9 +146,10 @@ def choosing(layers: Iterable[NormLayer], choose: Choose, mask: Tensor | None = 
 
 def write(module: nn.Module, mean: Tensor, variance: Tensor) -> None:
     """Copy statistics into the running buffers of `module`."""
+    buffers: Any = module
     with torch.no_grad():
-        module.running_mean.copy_(mean)  # type: ignore[union-attr,operator]
-        module.running_var.copy_(variance)  # type: ignore[union-attr,operator]
+        buffers.running_mean.copy_(mean)
+        buffers.running_var.copy_(variance)
 
 
 def biased(_layer: NormLayer, sample: Sample) -> tuple[Tensor, Tensor]:
@@ -156,11 +158,11 @@ def biased(_layer: NormLayer, sample: Sample) -> tuple[Tensor, Tensor]:
 
 
 def pool_size(model: nn.Module, layers: Iterable[NormLayer], raw: Any, forward: Forward | None) -> int:
-    """Examples that fit into one pooled forward, from the widest input among `layers`; 0 where pooling is not possible."""
+    """Examples that fit into one pooled forward, by the widest input among `layers`; 0 where they cannot be pooled."""
     if forward is not None:
         return 0
     batch = as_batch(raw)
-    few = Batch(tuple(x[:2] for x in batch.args), {key: x[:2] for key, x in batch.kwargs.items()}, None)
+    few = _head(batch, 2)
     widest = [1]
 
     def seen(_layer: NormLayer, _module: nn.Module, x: Tensor, _y: Tensor) -> None:
@@ -211,6 +213,11 @@ def _joined(batches: list[Batch]) -> Batch:
     )
 
 
+def _head(batch: Batch, n: int) -> Batch:
+    target = None if batch.target is None else batch.target[:n]
+    return Batch(tuple(x[:n] for x in batch.args), {key: x[:n] for key, x in batch.kwargs.items()}, target)
+
+
 class Population:
     """Collects the moments that each layer is fed, every layer before it normalized by the pool's own statistics.
 
@@ -225,6 +232,27 @@ class Population:
         self.forwards = 0
         self.examples = 0
         self._model, self._layers, self._forward, self._mask = model, layers, forward, mask
+
+    def pools(self, loader: Iterable[Any], limit: int | None = None, name: str = "the loader") -> Iterator[Any]:
+        """Batches of `loader`, neighbours of one form pooled; the caller adds each one before it asks for the next.
+
+        Args:
+            loader: Batches of any form.
+            limit: Examples at most.
+            name: What an empty loader is called.
+
+        Raises:
+            SpecError: The loader yields nothing.
+        """
+        iterator = iter(loader)
+        first = next(iterator, None)
+        size = 0 if first is None else pool_size(self._model, self._layers, first, self._forward)
+        batches = itertools.chain([] if first is None else [first], iterator)
+        for raw, examples in pooled(batches, size if limit is None else min(size, limit), name):
+            left = None if limit is None or not examples else limit - self.examples
+            yield raw if left is None or examples <= left else _head(as_batch(raw), left)
+            if limit is not None and self.examples >= limit:
+                return
 
     def add(self, raw: Any, choose: Choose = biased) -> None:
         """One pooled batch; a layer that is called more than once per forward is settled by repeated passes."""
@@ -247,9 +275,9 @@ class Population:
 
         mask = None if self._mask is None else self._mask(raw)
         self.forwards += 1
-        with torch.no_grad(), mode(self._model, training=False), preserved_buffers(self._model):
-            with choosing(self._layers, pick, mask):
-                run(self._model, raw, self._forward)
+        held = torch.no_grad(), mode(self._model, training=False), preserved_buffers(self._model)
+        with held[0], held[1], held[2], choosing(self._layers, pick, mask):
+            run(self._model, raw, self._forward)
 
     def worst_error(self) -> float:
         """The largest standard error among layers, in deviations; infinite before any data."""

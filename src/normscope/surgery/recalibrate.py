@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy import stats
@@ -25,11 +23,12 @@ from normscope.surgery.population import (
     Sample,
     as_batch,
     device_of,
-    pool_size,
-    pooled,
     run,
     write,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def recalibrate(
     target = own(model, inplace=inplace)
     layers, alone = measurable(find(target).layers)
     population = Population(target, layers, forward_fn, mask)
-    reached = _collect(population, target, layers, loader, tolerance, max_examples, forward_fn)
+    reached = _collect(population, loader, tolerance, max_examples)
     require_finite(population)
     before = None if held_out is None else _losses(target, held_out, loss, forward_fn)
     revert = saved(layers)
@@ -188,6 +187,7 @@ def _copy(module: nn.Module, key: str) -> Tensor | None:
 
 
 def measurable(layers: tuple[NormLayer, ...]) -> tuple[tuple[NormLayer, ...], tuple[Unsupported, ...]]:
+    """The layers that keep running statistics of their own, and the others with the reason."""
     alone = []
     for layer in layers:
         if layer.kind == "frozen":
@@ -198,35 +198,20 @@ def measurable(layers: tuple[NormLayer, ...]) -> tuple[tuple[NormLayer, ...], tu
     return tuple(layer for layer in layers if layer.name not in names), tuple(alone)
 
 
-def _collect(
-    population: Population,
-    model: nn.Module,
-    layers: tuple[NormLayer, ...],
-    loader: Iterable[Any],
-    tolerance: float,
-    limit: int | None,
-    forward: Forward | None,
-) -> bool:
-    iterator = iter(loader)
-    first = next(iterator, None)
-    size = 0 if first is None else pool_size(model, layers, first, forward)
-    batches = itertools.chain([] if first is None else [first], iterator)
-    for raw, examples in pooled(batches, size if limit is None else min(size, limit)):
-        population.add(raw if limit is None or not examples else as_batch(_head(raw, limit - population.examples)))
+def _collect(population: Population, loader: Iterable[Any], tolerance: float, limit: int | None) -> bool:
+    for raw in population.pools(loader, limit):
+        population.add(raw)
         if population.worst_error() <= tolerance:
             return True
-        if limit is not None and population.examples >= limit:
-            return False
     return False
 
 
-def _head(raw: Any, n: int) -> Any:
-    batch = as_batch(raw)
-    target = None if batch.target is None else batch.target[:n]
-    return type(batch)(tuple(x[:n] for x in batch.args), {k: x[:n] for k, x in batch.kwargs.items()}, target)
-
-
 def require_finite(population: Population) -> None:
+    """Nothing, if every moment is finite.
+
+    Raises:
+        InputError: One is not.
+    """
     for name, sample in population.samples.items():
         if not bool(sample.moments.mean.isfinite().all() and sample.moments.m2.isfinite().all()):
             raise InputError(

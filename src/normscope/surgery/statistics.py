@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from normscope.model.attach import on_forward
 from normscope.model.find import NormLayer, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from torch.optim import Optimizer
 
 
 def _lend_copies(module: nn.Module) -> None:
@@ -84,7 +87,7 @@ class guard_statistics:  # noqa: N801  (a context manager, named like a function
         self._bad_loss = self._bad_loss or not bool(loss.detach().isfinite().all())
         return loss
 
-    def __enter__(self) -> guard_statistics:
+    def __enter__(self) -> Self:
         self.rolled_back, self._bad_loss, self._stepped, self._overflow = None, False, False, False
         self._names = {id(value): name for name, value in self._model.named_buffers()}
         self._saved = [(value, value.detach().clone()) for value in self._model.buffers()]
