@@ -62,6 +62,11 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # a read of running_mean in a forward must show up in the graph
 
 
+def pairs_of(model: nn.Module) -> dict[str, str]:
+    """Batch norm -> the convolution or linear layer that alone feeds it, by name; empty where none is known to."""
+    return _pairs(model)[0]
+
+
 def _pairs(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
     """Batch norm -> linear layer that alone feeds it, and batch norm -> why not, by name."""
     try:

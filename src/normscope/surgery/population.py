@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import SpecError
-from normscope.model.attach import before_forward, mode, on_forward, preserved_buffers
+from normscope.model.attach import before_forward, mode, on_forward, preserved_buffers, preserved_rng
 from normscope.model.batch import Batch, split
 from normscope.model.find import NormLayer
 from normscope.moments import Moments
@@ -38,17 +38,24 @@ class Sample:
         examples: Number of examples.
         mean_pull: Sum over examples of (n_i (mean_i - mean))^2, shape [channels].
         variance_pull: Sum over examples of (n_i (q_i - variance))^2, q_i the mean square of example i about the mean.
+        low: Smallest value, shape [channels].
+        high: Largest value, shape [channels].
     """
 
     moments: Moments
     examples: int
     mean_pull: Tensor
     variance_pull: Tensor
+    low: Tensor
+    high: Tensor
 
     @classmethod
     def of(cls, x: Tensor, mask: Tensor | None = None) -> Sample:
         """Of `x`, [examples, channels, *positions]; `mask`, [examples, *positions], is True where values count."""
         n, channels = x.shape[0], x.shape[1]
+        values = x.detach().movedim(1, 0)
+        values = values.flatten(1) if mask is None else values[:, mask]
+        low, high = (end.double() for end in values.aminmax(dim=1))
         if mask is not None:
             parts = [
                 Moments.of(row.movedim(0, -1)[keep]) for row, keep in zip(x, mask, strict=True) if bool(keep.any())
@@ -64,7 +71,7 @@ class Sample:
         moments = Moments(total, center, (m2 + count * (mean - center).square()).sum(0))
         square = m2 + count * (mean - center).square()
         pull = (square - count * moments.variance("biased")).square().sum(0)
-        return cls(moments, len(mean), (count * (mean - center)).square().sum(0), pull)
+        return cls(moments, len(mean), (count * (mean - center)).square().sum(0), pull, low, high)
 
     def merge(self, other: Sample) -> Sample:
         """Of both samples together."""
@@ -73,6 +80,8 @@ class Sample:
             self.examples + other.examples,
             self.mean_pull + other.mean_pull,
             self.variance_pull + other.variance_pull,
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
         )
 
     def standard_error(self) -> Tensor:
@@ -254,12 +263,18 @@ class Population:
             if limit is not None and self.examples >= limit:
                 return
 
-    def add(self, raw: Any, choose: Choose = biased) -> None:
-        """One pooled batch; a layer that is called more than once per forward is settled by repeated passes."""
+    def add(self, raw: Any, choose: Choose = biased, training: Iterable[nn.Module] = ()) -> None:
+        """One pooled batch; a layer that is called more than once per forward is settled by repeated passes.
+
+        Args:
+            raw: A batch of `pools`.
+            choose: What a layer is normalized by while it is measured.
+            training: Modules that run in train mode, dropout for one.
+        """
         fixed: dict[str, Sample] = {}
         for _ in range(4):
             calls: dict[str, list[Sample]] = {}
-            self._pass(raw, calls, fixed, choose)
+            self._pass(raw, calls, fixed, choose, tuple(training))
             merged = {name: _merge(parts) for name, parts in calls.items()}
             fixed = {name: merged[name] for name, parts in calls.items() if len(parts) > 1}
             if not fixed:
@@ -268,7 +283,14 @@ class Population:
             self.samples[name] = self.samples[name].merge(sample) if name in self.samples else sample
         self.examples += max((parts[0].examples for parts in calls.values()), default=0)
 
-    def _pass(self, raw: Any, calls: dict[str, list[Sample]], fixed: dict[str, Sample], choose: Choose) -> None:
+    def _pass(
+        self,
+        raw: Any,
+        calls: dict[str, list[Sample]],
+        fixed: dict[str, Sample],
+        choose: Choose,
+        training: tuple[nn.Module, ...],
+    ) -> None:
         def pick(layer: NormLayer, sample: Sample) -> tuple[Tensor, Tensor] | None:
             calls.setdefault(layer.name, []).append(sample)
             return choose(layer, fixed.get(layer.name, sample))
@@ -276,7 +298,10 @@ class Population:
         mask = None if self._mask is None else self._mask(raw)
         self.forwards += 1
         held = torch.no_grad(), mode(self._model, training=False), preserved_buffers(self._model)
-        with held[0], held[1], held[2], choosing(self._layers, pick, mask):
+        with held[0], held[1], held[2], preserved_rng(), choosing(self._layers, pick, mask):
+            for module in training:
+                module.training = True
+            torch.manual_seed(self.forwards)
             run(self._model, raw, self._forward)
 
     def worst_error(self) -> float:

@@ -1,0 +1,145 @@
+"""What a few training steps of the user's own loop do to each batch-norm layer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from normscope.errors import InputError
+from normscope.model.attach import on_forward
+from normscope.moments import Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.optim import Optimizer
+
+    from normscope.model.find import NormLayer
+
+
+# Calls of a step after which a loop that accumulates gradients should have stepped.
+_MOST = 64
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward of one layer inside a step.
+
+    Attributes:
+        layer: The layer.
+        training: Whether it normalized by the batch.
+        moved: Whether its running statistics moved.
+        moments: Of its input.
+        backwards: Backward passes of the step that had begun at some layer before this forward.
+    """
+
+    layer: str
+    training: bool
+    moved: bool
+    moments: Moments
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: the forwards of every layer, how often the optimizer stepped, and which buffers turned bad."""
+
+    passes: tuple[Pass, ...]
+    optimizer_steps: int
+    poisoned: tuple[str, ...]
+
+    def of(self, layer: str) -> tuple[Pass, ...]:
+        """The forwards of one layer, in order."""
+        return tuple(one for one in self.passes if one.layer == layer)
+
+
+def per_layer(steps: tuple[Step, ...]) -> dict[str, tuple[list[Pass], int]]:
+    """For each layer its forwards over all steps, and how many optimizer steps there were, at least 1.
+
+    The backwards of a pass are counted on over steps in which the optimizer did not step.
+    """
+    count = max(1, sum(step.optimizer_steps for step in steps))
+    names = dict.fromkeys(one.layer for step in steps for one in step.passes)
+    return {
+        name: (
+            [
+                replace(one, backwards=one.backwards + 1000 * at)
+                for at, step in enumerate(steps)
+                for one in step.of(name)
+            ],
+            count,
+        )
+        for name in names
+    }
+
+
+def watch_steps(
+    model: nn.Module,
+    layers: tuple[NormLayer, ...],
+    step: Callable[[], object],
+    optimizer: Optimizer | None,
+    count: int,
+) -> tuple[Step, ...]:
+    """Run `step` `count` times, on until the optimizer stepped, and say what happened; the caller preserves both.
+
+    Raises:
+        InputError: The step raised, or did not run the network.
+    """
+    found: list[Step] = []
+    while len(found) < _MOST:
+        found.append(_watch(model, layers, step, optimizer))
+        enough = len(found) >= count and (optimizer is None or any(one.optimizer_steps for one in found))
+        if found[-1].poisoned or enough:
+            break
+    if not any(one.passes for one in found):
+        raise InputError("expected the step to run the network that is checked, no batch-norm layer saw a forward")
+    return tuple(found)
+
+
+def _watch(
+    model: nn.Module, layers: tuple[NormLayer, ...], step: Callable[[], object], optimizer: Optimizer | None
+) -> Step:
+    passes: list[Pass] = []
+    begun: set[int] = set()  # forwards of the first layer whose backward has begun
+    counts = {layer.name: _updates(layer.module) for layer in layers}
+    steps = [0]
+
+    def seen(layer: NormLayer, module: nn.Module, x: Tensor, y: Tensor) -> None:
+        now, before = _updates(module), counts[layer.name]
+        counts[layer.name] = now
+        passes.append(Pass(layer.name, layer.normalizes_by_batch, now != before, Moments.of(x), len(begun)))
+        if isinstance(y, Tensor) and y.requires_grad:
+            generation = sum(one.layer == layer.name for one in passes)
+            y.register_hook(lambda _grad: begun.add(generation))
+
+    def stepped(*_args: Any) -> None:
+        steps[0] += 1
+
+    healthy = {layer.name for layer in layers if not _bad(layer.module)}
+    with ExitStack() as stack, on_forward(layers, seen):
+        if optimizer is not None:
+            stack.callback(optimizer.register_step_post_hook(stepped).remove)
+        try:
+            step()
+        except Exception as error:
+            raise InputError(f"the step raised {type(error).__name__}: {error}") from error
+    poisoned = tuple(layer.name for layer in layers if layer.name in healthy and _bad(layer.module))
+    return Step(tuple(passes), steps[0], poisoned)
+
+
+def _updates(module: Any) -> tuple[Any, ...]:
+    """Something that changes whenever the running statistics are written."""
+    mean = getattr(module, "running_mean", None)
+    tracked = getattr(module, "num_batches_tracked", None)
+    return (
+        None if tracked is None else int(tracked),
+        None if mean is None else mean.detach().double().sum().item(),
+    )
+
+
+def _bad(module: Any) -> bool:
+    values = [getattr(module, name, None) for name in ("running_mean", "running_var")]
+    return any(isinstance(v, Tensor) and not bool(v.isfinite().all()) for v in values)
