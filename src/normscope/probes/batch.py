@@ -38,7 +38,7 @@ class Reading:
     """Moments of one layer's input in one forward pass, and how they were read.
 
     Attributes:
-        moments: Over batch and positions, shape [channels].
+        moments: Over batch and positions, shape [channels], on the CPU.
         source: `SAVED`, `HANDED` or `RECOMPUTED`, the last with its reason.
     """
 
@@ -51,8 +51,25 @@ class Reading:
         return Reading(self.moments.merge(other.moments), source)
 
 
-def read(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Reading:
-    """Moments of `x`, the input of a batch-norm layer that has just returned `output`.
+@dataclass(frozen=True)
+class Kept:
+    """What torch's forward kept of one layer's batch, not yet judged.
+
+    Attributes:
+        x: The layer's input.
+        mean: Shape [channels].
+        invstd: 1 / sqrt(biased variance + eps), shape [channels].
+        eps: The layer's.
+    """
+
+    x: Tensor
+    mean: Tensor
+    invstd: Tensor
+    eps: float
+
+
+def look(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Kept | Reading:
+    """What can be known of `x`, the input of a batch-norm layer that has just returned `output`.
 
     Args:
         layer: What the layer is.
@@ -64,31 +81,46 @@ def read(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Read
         return _recomputed(x, "evaluation mode")
     handed = getattr(module, "batch_moments", None)
     if isinstance(handed, Moments):
-        return Reading(handed, HANDED) if _small_mean(handed, x) else _recomputed(x, "large mean")
+        moments = Moments(handed.count.cpu(), handed.mean.cpu(), handed.m2.cpu())
+        return Reading(moments, HANDED) if _small_mean(moments, x) else _recomputed(x, "large mean")
     node = _node(output, x)
-    if node is None:
-        return _recomputed(x, "nothing saved")
-    mean, invstd = node._saved_result1, node._saved_result2
+    mean = None if node is None else node._saved_result1
     if mean is None or mean.numel() != x.shape[1]:
         return _recomputed(x, "nothing saved")
-    moments, tiny = _unpacked(x, mean, invstd, layer.eps)
-    if tiny:
-        return _recomputed(x, "variance tiny against eps")
-    return Reading(moments, SAVED) if _small_mean(moments, x) else _recomputed(x, "large mean")
+    return Kept(x, mean, node._saved_result2, layer.eps)
+
+
+def judge(kept: Sequence[Kept]) -> list[Reading]:
+    """Readings of what was kept, recomputed where it is not exact enough; one transfer from the device for all."""
+    if not kept:
+        return []
+    sizes = [part.mean.numel() for part in kept]
+    flat = torch.cat([half for part in kept for half in (part.mean, part.invstd)]).detach().cpu().double()
+    pieces = flat.split([size for size in sizes for _ in range(2)])
+    return [_judged(part, mean, invstd) for part, mean, invstd in zip(kept, pieces[::2], pieces[1::2], strict=True)]
+
+
+def _judged(part: Kept, mean: Tensor, invstd: Tensor) -> Reading:
+    variance = invstd.pow(-2).sub_(part.eps)
+    if bool((variance < _TINY_VARIANCE * part.eps).any()):
+        return _recomputed(part.x, "variance tiny against eps")
+    moments = Moments.from_variance(part.x.numel() // part.x.shape[1], mean, variance, "biased")
+    return Reading(moments, SAVED) if _small_mean(moments, part.x) else _recomputed(part.x, "large mean")
+
+
+def read(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Reading:
+    """`look` and `judge` of one layer at once."""
+    found = look(layer, module, x, output)
+    return found if isinstance(found, Reading) else judge([found])[0]
 
 
 def _recomputed(x: Tensor, reason: str) -> Reading:
-    return Reading(Moments.of(x), f"{RECOMPUTED}: {reason}")
+    moments = Moments.of(x)
+    return Reading(Moments(moments.count.cpu(), moments.mean.cpu(), moments.m2.cpu()), f"{RECOMPUTED}: {reason}")
 
 
 def _by_batch(layer: NormLayer, module: nn.Module) -> bool:
     return layer.kind != "frozen" and (module.training or getattr(module, "running_mean", None) is None)
-
-
-def _unpacked(x: Tensor, mean: Tensor, invstd: Tensor, eps: float) -> tuple[Moments, bool]:
-    variance = invstd.detach().double().pow(-2).sub_(eps)
-    tiny = bool((variance < _TINY_VARIANCE * eps).any())
-    return Moments.from_variance(x.numel() // x.shape[1], mean, variance, "biased"), tiny
 
 
 def _small_mean(moments: Moments, x: Tensor) -> bool:
@@ -102,7 +134,7 @@ def _node(output: Tensor, x: Tensor) -> Any:
 
     Under checkpointing and offloading, reading would run the hooks that unpack: then there is none.
     """
-    if torch._C._autograd._top_saved_tensors_default_hooks(ignore_is_tracing=False) is not None:
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:  # noqa: FBT003  (by position only)
         return None
     node = output.grad_fn if isinstance(output, Tensor) else None
     for _ in range(_ABOVE + 1):

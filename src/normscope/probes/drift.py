@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,27 @@ def drift(before: Mapping[str, Moments], after: Mapping[str, Moments]) -> dict[s
     }
 
 
-def measurements(found: Mapping[str, Drift], step: int | None = None, source: str = "") -> list[Measurement]:
-    """Both numbers of every layer."""
+def measurements(
+    found: Mapping[str, Drift],
+    step: int | None = None,
+    effective: Mapping[str, float] | None = None,
+    source: str = "",
+) -> list[Measurement]:
+    """Both numbers of every layer.
+
+    Args:
+        found: From `drift`.
+        step: Training step.
+        effective: Effective batch size by layer, where it is known: two batches of an unchanged network are expected
+            sqrt(2 / effective) apart.
+        source: How the moments were read.
+    """
     out = []
     for name, item in found.items():
+        size = (effective or {}).get(name)
+        still = None if size is None or not size > 0 else math.sqrt(2 / size)
         out += [
-            Measurement("drift", "distance of the input means", name, step, item.distance, "deviations", source=source),
+            Measurement("drift", "distance of the input means", name, step, item.distance, "deviations", still, source),
             Measurement("drift", "log ratio of the input deviations", name, step, item.log_ratio, source=source),
         ]
     return out

@@ -21,7 +21,7 @@ from normscope.probes.summary import mean, root_mean_square
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from normscope.probes.examples import ExampleMoments
     from normscope.probes.replay import Run
@@ -217,7 +217,7 @@ def _outputs(model: nn.Module, layers: Sequence[NormLayer], run: Run, *, trainin
     return found
 
 
-def measurements(found: dict[str, tuple[Noise, ...]], step: int | None = None) -> list[Measurement]:
+def measurements(found: Mapping[str, Sequence[Noise]], step: int | None = None) -> list[Measurement]:
     """Each layer's noise beside its theory."""
     out = []
     for name, sizes in found.items():

@@ -43,7 +43,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     mean = float(sample.mean()) if len(sample) else math.nan
     if len(sample) < 2:
         return mean, -math.inf, math.inf
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(sample) - 1)) * error
     return mean, mean - half, mean + half
 
 

@@ -196,5 +196,6 @@ CLAIM = Claim(
             (2.0, Arm("1.56 updates a step", norm="removed", updates=1.5625)),
         ),
         network="mlp6",
+        also=(_PAIRS["default"][1].name,),
     ),
 )
