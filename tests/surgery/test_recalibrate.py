@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.model.attach import before_forward, mode
+from normscope.model.attach import before_forward
+from normscope.model.preserve import mode
 from normscope.model.find import find
 from normscope.surgery.recalibrate import compare, recalibrate
 

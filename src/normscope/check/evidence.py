@@ -15,7 +15,8 @@ from normscope.check import gap as gaps
 from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
-from normscope.model.attach import before_forward, mode, on_module, preserved, preserved_buffers
+from normscope.model.attach import before_forward, on_module
+from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.model.batch import Batch, output_of
 from normscope.model.find import NormLayer, canonical_name, find
 from normscope.moments import Moments
@@ -58,6 +59,7 @@ class Subject:
         step: Runs one training step of the user's loop.
         forward: (model, batch) -> output.
         gap_forwards: Bound on the passes of the gap split.
+        metric: (output, target) -> number, shown before and after fixes.
     """
 
     norms: tuple[NormState, ...]
@@ -71,6 +73,7 @@ class Subject:
     step: Callable[[], object] | None = None
     forward: Forward | None = None
     gap_forwards: int | None = None
+    metric: Score | None = None
 
 
 @dataclass

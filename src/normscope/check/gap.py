@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.attach import mode, preserved, preserved_rng
+from normscope.model.preserve import mode, preserved, preserved_rng
 from normscope.model.batch import output_of
 from normscope.records import GapSplit, Share
 from normscope.surgery.population import Forward, Population, Sample, as_batch, choosing, device_of, run

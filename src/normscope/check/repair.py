@@ -10,7 +10,7 @@ import torch
 
 from normscope.check.rule import rule
 from normscope.errors import InputError
-from normscope.model.attach import mode, preserved_buffers
+from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.batch import output_of
 from normscope.model.find import find
 from normscope.records import Fixed
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from normscope.check.evidence import Subject
+    from normscope.model.spec import Score
     from normscope.records import Finding
 
 
@@ -84,6 +85,9 @@ def _try(
     before, after = losses(model, subject), losses(changed, subject)
     result = compare(before, after)
     figures = [value if math.isfinite(value) else None for value in (result.before, result.after)]
+    if subject.metric is not None:
+        scores = [math.fsum(_scores(one, subject, subject.metric)) / len(before) for one in (model, changed)]
+        note = f"{note}; metric {scores[0]:.4g} -> {scores[1]:.4g}"
     worse = not math.isfinite(result.after) or (
         math.isfinite(result.before) and result.after > result.before + _slack(before)
     )
@@ -101,8 +105,12 @@ def _slack(before: list[float]) -> float:
 
 def losses(model: nn.Module, subject: Subject) -> list[float]:
     """Loss of every held-out batch in eval mode."""
+    assert subject.loss is not None
+    return _scores(model, subject, subject.loss)
+
+
+def _scores(model: nn.Module, subject: Subject, score: Score) -> list[float]:
     values = []
-    score: Any = subject.loss
     with torch.no_grad(), mode(model, training=False), preserved_buffers(model):
         for raw in subject.held_out:
             target: Any = as_batch(raw).target

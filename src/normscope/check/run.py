@@ -18,7 +18,7 @@ from normscope.check.repair import repair
 from normscope.check.rule import HOW, chosen
 from normscope.check.state import of_checkpoint, of_model
 from normscope.errors import InputError
-from normscope.model.attach import preserved
+from normscope.model.preserve import preserved
 from normscope.model.batch import Batch
 from normscope.model.spec import default_loss
 from normscope.records import CheckReport

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import SpecError
-from normscope.model.attach import before_forward, mode, on_forward, preserved_buffers, preserved_rng
+from normscope.model.attach import before_forward, on_forward
+from normscope.model.preserve import mode, preserved_buffers, preserved_rng
 from normscope.model.batch import Batch, split
 from normscope.model.find import NormLayer
 from normscope.moments import Moments

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.attach import mode, preserved_buffers
+from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.batch import output_of
 from normscope.model.find import NormLayer, Unsupported, find
 from normscope.model.spec import Score, default_loss
