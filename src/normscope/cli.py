@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -107,6 +109,7 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
     def tell(progress: Step) -> None:
         bar.update(shown, completed=progress.done, total=progress.total, description=progress.label)
 
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         record = studies.study(options, begin, tell)
     except KeyboardInterrupt:
@@ -128,6 +131,12 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
     console.print(f"page: {page}\nrecord: {options.out / 'run.json'}", soft_wrap=True)
     if open_page:
         typer.launch(str(page.resolve()))
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """Ctrl-C: the pool's own threads, which lose their work in mid-air, have nothing to say about it."""
+    threading.excepthook = lambda _args: None
+    raise KeyboardInterrupt
 
 
 def _minutes(seconds: float) -> str:

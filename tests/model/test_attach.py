@@ -216,3 +216,25 @@ def test_a_layer_called_without_arguments_is_no_error():
     with attach.on_forward([NormLayer("c", model, "site")], lambda _l, _m, x, y: seen.append((x, y))):
         model()
     assert seen[0][0] is None
+
+
+def test_a_pending_backward_does_not_see_the_buffers_change(net, images):
+    """Between a forward and its backward: the graph holds the running statistics, and checks that they stay."""
+    loss = net(images).square().mean()
+    with attach.replayable(net):
+        net(images)
+    loss.backward()
+    loss = net(images).square().mean()
+    with torch.no_grad():
+        net[1].running_mean.copy_(net[1].running_mean.clone())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_buffers_changed_past_their_module_are_put_back():
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    alias = model[0].running_mean
+    with attach.preserved_buffers(model):
+        alias.add_(3)
+    assert model[0].running_mean is alias
+    assert torch.equal(alias, torch.zeros(2))

@@ -60,6 +60,17 @@ def test_plain(value, text):
     assert words.plain(value) == text
 
 
+def test_a_sentence_begins_and_ends_like_one():
+    assert words.sentence("it holds") == "It holds."
+    assert words.sentence("Does it?") == "Does it?"
+    assert words.sentence("") == ""
+
+
+def test_a_moment_is_short_and_names_its_zone():
+    assert words.moment("2026-11-23T18:10:46+00:00") == "2026-11-23 18:10 UTC"
+    assert words.moment("last Monday") == "last Monday"
+
+
 @pytest.mark.parametrize("text", ["../../etc/passwd", "a b", "", "/", "É" * 100])
 def test_a_slug_is_safe_in_a_path_and_in_an_id(text):
     slug = words.slug(text)

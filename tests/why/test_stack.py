@@ -8,9 +8,9 @@ from normscope.model.batch import Batch, Examples
 from normscope.model.spec import default_loss
 from normscope.surgery.remove import ChannelAffine
 from normscope.why import arms, data, networks, train
-from normscope.why.arms import Arm
+from normscope.why.arms import FULL, Arm
 from normscope.why.data import Data
-from normscope.why.members import FULL, Single
+from normscope.why.members import Single
 from normscope.why.stack import Stack, stackable
 
 RATES = (0.03, 0.1, 0.3)

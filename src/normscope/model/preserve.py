@@ -42,17 +42,30 @@ def preserved_rng() -> Iterator[None]:
 
 @contextmanager
 def preserved_buffers(model: nn.Module) -> Iterator[None]:
-    """Put every buffer (running statistics, num_batches_tracked, ...) back on leaving: same tensors, same values."""
+    """Put every buffer (running statistics, num_batches_tracked, ...) back on leaving: same tensors, same values.
+
+    Inside, the modules work on copies: a graph that waits for its backward may hold the originals, and autograd would
+    see them change. What reached an original by another way than its module is put back in place.
+    """
     slots = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
-    values = [None if value is None else value.detach().clone() for _, _, value in slots]
+    copies = {id(value): value.detach().clone() for _, _, value in slots if value is not None}
+    kept = {id(value): (value, value.detach().clone(), _version(value)) for _, _, value in slots if value is not None}
+    for module, name, value in slots:
+        module._buffers[name] = None if value is None else copies[id(value)]
     try:
         yield
     finally:
+        for module, name, value in slots:
+            module._buffers[name] = value
         with torch.no_grad():
-            for (module, name, value), saved in zip(slots, values, strict=True):
-                module._buffers[name] = value
-                if value is not None and saved is not None:
+            for value, saved, version in kept.values():
+                if _version(value) != version:
                     value.copy_(saved)
+
+
+def _version(value: Tensor) -> int:
+    """How often `value` was changed in place; inference tensors do not count and cannot be changed."""
+    return -1 if value.is_inference() else value._version
 
 
 @contextmanager

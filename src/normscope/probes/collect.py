@@ -91,16 +91,22 @@ class Collector:
         held = self._readings.get((name, grad))
         self._readings[name, grad] = reading if held is None else held.merge(reading)
 
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Look, in one forward pass, for batch norms that are no layers."""
+        self._looked = True
+        with functional_calls(self._layers) as found:
+            yield
+        self.unsupported = tuple(found)
+
     def _before(self) -> None:
         if tracing():
             return
         self._inside += 1
         if self._looked or not self._listening or self._compiled:
             return
-        self._looked = True
         self._first = ExitStack()
-        found = self._first.enter_context(functional_calls(self._layers))
-        self._first.callback(lambda: setattr(self, "unsupported", tuple(found)))
+        self._first.enter_context(self._looking())
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if tracing():
@@ -123,9 +129,7 @@ class Collector:
         try:
             with ExitStack() as stack:
                 if not self._looked:
-                    found = stack.enter_context(functional_calls(self._layers))
-                    stack.callback(lambda: setattr(self, "unsupported", tuple(found)))
-                    self._looked = True
+                    stack.enter_context(self._looking())
                 stack.enter_context(on_forward(self._layers, seen))
                 stack.enter_context(replayable(self._model))
                 stack.enter_context(torch.no_grad())

@@ -91,6 +91,8 @@ def noise_of(pool: ExampleMoments, batch: int, repeats: int = 200, seed: int = 0
     scale = (drawn.deviation() / sigma)[:, live]
     kept = (scale > 0).all(0)
     shift, scale = shift[:, kept], scale[:, kept]
+    if not shift.numel():
+        return Noise(batch, *[math.nan] * 11)
     between, kurtosis, correlation = (value[live][kept] for value in _draw_theory(pool))
     a, b = 1 / scale, -shift / scale
     second = scale.square() + shift.square()
@@ -101,7 +103,7 @@ def noise_of(pool: ExampleMoments, batch: int, repeats: int = 200, seed: int = 0
         root_mean_square((between / batch).sqrt()),
         root_mean_square(scale.std(0)),
         root_mean_square(((kurtosis - 1) / (4 * batch)).sqrt()),
-        1 / mean(shift.var(0)) if shift.numel() else math.nan,
+        1 / mean(shift.var(0)),
         mean(a.var(0)),
         mean(b.var(0)),
         mean(power),

@@ -9,11 +9,12 @@ import torch
 
 from normscope.errors import InputError
 from normscope.moments import log_deviation_ratio, standardized_distance, wasserstein
-from normscope.probes.summary import root_mean_square
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from normscope.moments import Moments
     from normscope.probes.examples import ExampleMoments
@@ -77,23 +78,22 @@ def shift(
 
 def _shift(source: ExampleMoments, target: ExampleMoments, resamples: int, generator: torch.Generator) -> Shift:
     seen = _distances(source.moments(), target.moments())
-    pairs = [
-        _distances(
-            source.moments(source.draws(len(source), 1, generator)[0]),
-            source.moments(source.draws(len(target), 1, generator)[0]),
-        )
-        for _ in range(resamples)
-    ]
-    null = torch.tensor(pairs, dtype=torch.float64).nanquantile(_LEVEL, dim=0)
-    return Shift(*(number for pair in zip(seen, null.tolist(), strict=True) for number in pair))
+    null = _distances(
+        source.moments(source.draws(len(source), resamples, generator)),
+        source.moments(source.draws(len(target), resamples, generator)),
+    ).nanquantile(_LEVEL, dim=0)
+    return Shift(*torch.stack([seen, null], dim=1).flatten().tolist())
 
 
-def _distances(source: Moments, target: Moments) -> tuple[float, float, float]:
-    return (
-        root_mean_square(standardized_distance(source, target)),
-        root_mean_square(log_deviation_ratio(source, target)),
-        root_mean_square(wasserstein(source, target)),
-    )
+def _distances(source: Moments, target: Moments) -> Tensor:
+    """The three distances, shape [..., 3], of moments of shape [..., channels]."""
+    measures = (standardized_distance, log_deviation_ratio, wasserstein)
+    return torch.stack([_root_mean_square(measure(source, target)) for measure in measures], dim=-1)
+
+
+def _root_mean_square(values: Tensor) -> Tensor:
+    """Over the channels where it is finite, which those that never vary are not."""
+    return torch.where(values.isfinite(), values, torch.nan).square().nanmean(-1).sqrt()
 
 
 def measurements(found: Mapping[str, Shift], step: int | None = None) -> list[Measurement]:

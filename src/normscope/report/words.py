@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,22 @@ def duration(seconds: Any) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(stamp: str) -> str:
+    """An ISO time as '2026-11-23 18:10 UTC'; what is none as it came."""
+    try:
+        when = dt.datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    return when.strftime("%Y-%m-%d %H:%M %Z").strip()
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first and a stop last."""
+    text = text.strip()
+    stop = "" if not text or text[-1] in ".!?:…\"'”’)" else "."
+    return text[:1].upper() + text[1:] + stop
 
 
 def plain(value: Any) -> str:

@@ -219,7 +219,7 @@ def spread_rows(model: nn.Module, deviation: float, generator: torch.Generator) 
 def freeze_lowest(model: nn.Module, count: int) -> None:
     """Keep the first `count` weight matrices out of training; in place."""
     for layer in _weighted(model)[:count]:
-        layer.weight.requires_grad_(requires_grad=False)
+        layer.weight.requires_grad = False
 
 
 def _weighted(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:

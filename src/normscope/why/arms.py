@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import nn
 
+# Training examples that give the statistics of an arm that is free of mini-batch noise, at most.
+FULL = 512
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -16,7 +19,8 @@ class Arm:
     Attributes:
         name: Its name in figures and tables.
         norm: 'kept' as the network has it; 'removed' with gamma and beta kept; 'ghost' normalizes groups of `ghost`
-            examples; 'full' normalizes by the statistics of the whole training set (free of mini-batch noise).
+            examples; 'full' normalizes by the statistics of up to `FULL` training examples (nearly free of mini-batch
+            noise; free of it where these are all).
         ghost: Examples in a ghost batch.
         dropout: Probability of dropping a unit after each place where batch norm stands or stood.
         init: 'given' by the network's factory, 'he' (He et al. 2015: key he2015) for every weight matrix but the last,

@@ -88,6 +88,13 @@ def combine(outcomes: Sequence[Outcome]) -> Outcome:
     return outcomes[0] if outcomes and len(set(outcomes)) == 1 else "inconclusive"
 
 
+def conjunction(outcomes: Sequence[Outcome]) -> Outcome:
+    """One verdict where a claim has several parts in the same regime: refuted with any of them, supported with all."""
+    if "refuted" in outcomes:
+        return "refuted"
+    return "supported" if outcomes and set(outcomes) == {"supported"} else "inconclusive"
+
+
 def effect(  # the parts of one record
     name: str, values: Sequence[float], seeds: Sequence[int], smallest: float, scale: Scale, sign: float = 1.0
 ) -> Effect:

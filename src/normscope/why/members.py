@@ -14,10 +14,9 @@ from normscope.model.batch import Batch, Examples
 from normscope.model.find import find
 from normscope.model.spec import Score
 from normscope.probes.population import population_mode
+from normscope.why.arms import FULL
 from normscope.why.data import Data
 
-# Examples of the training set that give the statistics of an arm that is free of mini-batch noise.
-FULL = 512
 # Examples, and input values, that give population statistics in one forward pass: at most.
 POOL, POOL_VALUES = 2048, 1 << 24
 

@@ -93,6 +93,7 @@ class Study:
 
         from normscope.why.worker import work
 
+        self.store.sweep()
         with Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all") as parallel:
             before = -1
             while len(self.finished) != before:

@@ -18,8 +18,8 @@ from normscope import nn as norm_layers
 from normscope.moments import Moments
 from normscope.nn.ghost import ghosts
 from normscope.surgery.remove import ChannelAffine, StatisticNoise, statistic_draws
+from normscope.why.arms import FULL
 from normscope.why.data import Data
-from normscope.why.members import FULL
 
 _Layer = Callable[[Tensor, bool], Tensor]
 

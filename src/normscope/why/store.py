@@ -21,6 +21,11 @@ class Store:
     def __init__(self, folder: Path, salt: str) -> None:
         self._folder, self._salt = folder, salt
 
+    def sweep(self) -> None:
+        """Remove what a killed command was about to write."""
+        for aside in self._folder.glob(".*.json.*"):
+            aside.unlink(missing_ok=True)
+
     def path(self, job: Job) -> Path:
         """Where the run of `job` is, or will be."""
         return self._folder / f"{job.key(self._salt)}.json"

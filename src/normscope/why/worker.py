@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+from normscope.errors import NormscopeError
 from normscope.why import registry
 from normscope.why.claim import Task
 from normscope.why.job import Job, Numbers
@@ -18,9 +19,19 @@ _watched = False
 
 def work(task: Task, spec: dict[str, Any]) -> tuple[dict[str, Any], list[Numbers], float]:
     """Do the job of `spec`; returns (spec, numbers of each member, processor seconds)."""
+    from normscope.model.spec import raised
+
     settle()
     start = time.process_time()
-    members = registry.execute(task, Job.of(spec))
+    job = Job.of(spec)
+    try:
+        members = registry.execute(task, job)
+    except NormscopeError:
+        raise
+    except Exception as error:
+        if not task.own:
+            raise
+        raise raised(error, f"the network in a run of {job.claim}, arm {job.arm.name!r},") from error
     return spec, [_plain(numbers) for numbers in members], time.process_time() - start
 
 
