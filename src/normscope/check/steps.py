@@ -34,6 +34,7 @@ class Pass:
         moved: Whether its running statistics moved.
         moments: Of its input.
         backwards: Backward passes of the step that had begun at some layer before this forward.
+        step: Which call of the step, counted from 0.
     """
 
     layer: str
@@ -41,6 +42,7 @@ class Pass:
     moved: bool
     moments: Moments
     backwards: int
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,12 @@ class Step:
 
 
 def per_layer(steps: tuple[Step, ...]) -> dict[str, tuple[list[Pass], int]]:
-    """For each layer its forwards over all steps, and how many optimizer steps there were, at least 1.
-
-    The backwards of a pass are counted on over steps in which the optimizer did not step.
-    """
+    """For each layer its forwards over all steps, and how many optimizer steps there were, at least 1."""
     count = max(1, sum(step.optimizer_steps for step in steps))
     names = dict.fromkeys(one.layer for step in steps for one in step.passes)
     return {
         name: (
-            [
-                replace(one, backwards=one.backwards + 1000 * at)
-                for at, step in enumerate(steps)
-                for one in step.of(name)
-            ],
+            [replace(one, step=at) for at, step in enumerate(steps) for one in step.of(name)],
             count,
         )
         for name in names
@@ -104,11 +99,13 @@ def _watch(
 ) -> Step:
     passes: list[Pass] = []
     begun: set[int] = set()  # forwards of the first layer whose backward has begun
-    counts = {layer.name: _updates(layer.module) for layer in layers}
+    # The tensors themselves: a layer whose buffers are held writes into copies.
+    own = {layer.name: _statistics(layer.module) for layer in layers}
+    counts = {name: _updates(values) for name, values in own.items()}
     steps = [0]
 
-    def seen(layer: NormLayer, module: nn.Module, x: Tensor, y: Tensor) -> None:
-        now, before = _updates(module), counts[layer.name]
+    def seen(layer: NormLayer, _module: nn.Module, x: Tensor, y: Tensor) -> None:
+        now, before = _updates(own[layer.name]), counts[layer.name]
         counts[layer.name] = now
         passes.append(Pass(layer.name, layer.normalizes_by_batch, now != before, Moments.of(x), len(begun)))
         if isinstance(y, Tensor) and y.requires_grad:
@@ -130,14 +127,14 @@ def _watch(
     return Step(tuple(passes), steps[0], poisoned)
 
 
-def _updates(module: Any) -> tuple[Any, ...]:
+def _statistics(module: nn.Module) -> tuple[Tensor, ...]:
+    values = (getattr(module, name, None) for name in ("running_mean", "num_batches_tracked"))
+    return tuple(value for value in values if isinstance(value, Tensor))
+
+
+def _updates(statistics: tuple[Tensor, ...]) -> tuple[float, ...]:
     """Something that changes whenever the running statistics are written."""
-    mean = getattr(module, "running_mean", None)
-    tracked = getattr(module, "num_batches_tracked", None)
-    return (
-        None if tracked is None else int(tracked),
-        None if mean is None else mean.detach().double().sum().item(),
-    )
+    return tuple(value.detach().double().sum().item() for value in statistics)
 
 
 def _bad(module: Any) -> bool:

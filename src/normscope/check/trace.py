@@ -68,7 +68,7 @@ def trace(model: nn.Module, forward: Callable[[], object]) -> Trace:
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         calls.append(Call(name, module, tuple(x.shape), last, produced.get(id(x))))
         kept.append((x, output))
-        if isinstance(output, Tensor) and output is not x:
+        if isinstance(output, Tensor):
             produced[id(output)] = len(calls) - 1
 
     with ExitStack() as stack:

@@ -29,7 +29,7 @@ def look(evidence: Evidence) -> Iterator[Finding]:
                 "the same input comes again: activation checkpointing recomputes the forward"
                 " (torch.utils.checkpoint), or the batch is run twice"
             )
-        elif len({one.backwards for one in moved}) < len(moved):
+        elif len({(one.step, one.backwards) for one in moved}) < len(moved):
             how = "several forwards with different inputs come before one backward"
         else:
             continue
@@ -42,14 +42,13 @@ def look(evidence: Evidence) -> Iterator[Finding]:
 
 
 def repeated(passes: list[Pass]) -> int:
-    """Passes whose input has exactly the moments of an earlier one."""
-    return sum(
-        any(
-            torch.equal(one.moments.mean, other.moments.mean) and torch.equal(one.moments.m2, other.moments.m2)
-            for other in passes[:at]
-        )
-        for at, one in enumerate(passes)
-    )
+    """Passes whose input has exactly the moments of an earlier one in the same call of the step."""
+    return sum(any(_same(one, other) for other in passes[:at]) for at, one in enumerate(passes))
+
+
+def _same(one: Pass, other: Pass) -> bool:
+    a, b = one.moments, other.moments
+    return one.step == other.step and torch.equal(a.mean, b.mean) and torch.equal(a.m2, b.m2)
 
 
 RULE = Rule(

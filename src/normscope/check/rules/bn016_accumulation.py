@@ -21,7 +21,7 @@ def look(evidence: Evidence) -> Iterator[Finding]:
     each = 0.0
     for name, (passes, steps) in per_layer(evidence.steps).items():
         moved = [one for one in passes if one.moved]
-        apart = len({one.backwards for one in moved}) == len(moved)
+        apart = len({(one.step, one.backwards) for one in moved}) == len(moved)
         if len(moved) >= 2 * steps and apart and not repeated(moved):
             layers.append(name)
             each = len(moved) / steps

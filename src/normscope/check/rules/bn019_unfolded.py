@@ -64,7 +64,8 @@ def _in_graph(model: fx.GraphModule) -> list[str]:
 
 def _in_script(model: torch.jit.ScriptModule) -> list[str]:
     found = []
-    for node in model.inlined_graph.findAllNodes("aten::batch_norm", recurse=True):
+    graph = model.inlined_graph  # nodes live as long as it does
+    for node in graph.findAllNodes("aten::batch_norm", recurse=True):
         before = list(node.inputs())[0].node()
         if any(word in before.kind() for word in _LINEAR) and not model.training:
             found.append(node.output().debugName())
