@@ -281,7 +281,7 @@ def test_compiled_with_every_probe(new_task, looks):
 
 
 def test_the_page_and_pandas(task):
-    scope = normscope.Scope(task.model, loss=task.loss, optimizer=task.optimizer, every=2)
+    scope = normscope.Scope(task.model, loss=task.loss, probes=("gap",), every=2)
     train(task, scope, 3)
     assert len(scope.table().to_pandas()) == len(scope.table())
     assert "<html" in scope.to_html("Probed")

@@ -90,10 +90,14 @@ def look(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Kept
     return Kept(x, mean, node._saved_result2, layer.eps)
 
 
-def judge(kept: Sequence[Kept]) -> list[Reading]:
+def judge(found: Sequence[Kept | Reading]) -> list[Reading]:
     """Readings of what was kept, recomputed where it is not exact enough; one transfer from the device for all."""
-    if not kept:
-        return []
+    kept = [part for part in found if isinstance(part, Kept)]
+    judged = iter(_judge(kept) if kept else ())
+    return [part if isinstance(part, Reading) else next(judged) for part in found]
+
+
+def _judge(kept: Sequence[Kept]) -> list[Reading]:
     sizes = [part.mean.numel() for part in kept]
     flat = torch.cat([half for part in kept for half in (part.mean, part.invstd)]).detach().cpu().double()
     pieces = flat.split([size for size in sizes for _ in range(2)])
@@ -110,8 +114,7 @@ def _judged(part: Kept, mean: Tensor, invstd: Tensor) -> Reading:
 
 def read(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Reading:
     """`look` and `judge` of one layer at once."""
-    found = look(layer, module, x, output)
-    return found if isinstance(found, Reading) else judge([found])[0]
+    return judge([look(layer, module, x, output)])[0]
 
 
 def _recomputed(x: Tensor, reason: str) -> Reading:

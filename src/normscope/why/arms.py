@@ -37,6 +37,7 @@ class Arm:
             known departure from independent draws.
         frozen: Lowest weight matrices that training leaves as they are; above 0 it plants a known loosening of the
             layers above from what lies below.
+        pace: Factor on the learning rate once it is chosen, where a claim asks for it; below 1 it plants smaller moves.
         shifted: Share of the training images that are shown in the shifted rendering; plants a known robustness.
     """
 
@@ -52,6 +53,7 @@ class Arm:
     spread: float = 0.0
     correlation: float = 0.0
     frozen: int = 0
+    pace: float = 1.0
     shifted: float = 0.0
 
 

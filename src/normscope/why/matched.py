@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -35,23 +36,22 @@ def levels(
 ) -> list[tuple[str, float]] | None:
     """(name, loss) of each level; None while a user's own network has not been through the search for rates.
 
-    The loss of an own network is `share` of the way from where the search starts (median of the first arm) to where
-    the slower arm ends at its best rate.
+    The loss of an own network is `share` of the way down that the slower arm goes at its best rate, or half of the
+    faster arm's way where the slower one goes less far; -inf where neither learns anything.
     """
     if not task.own:
         return [(name, loss) for name, loss, _ in wanted]
-    ends = []
+    starts, ends = [], []
     for arm in pair:
-        rate = rates.best(task, study, results, "own", arm)
-        if rate is None:
+        best = rates.best(task, study, results, "own", arm)
+        if best is None:
             return None
-        found = [results.get(rates.KEY, "own", arm, seed, rate) for seed in study.selection]
-        ends.append(statistics.median(rates.last_loss(numbers) for numbers in found if numbers))
-        starts = [numbers["loss"][0] for numbers in found if numbers]
-        if arm is pair[0]:
-            start = statistics.median(math.inf if value is None else value for value in starts)
-    end = max(ends)
-    return [(name, loss if loss == START[1] else start + share * (end - start)) for name, loss, share in wanted]
+        runs = [cast("Numbers", results.get(rates.KEY, "own", arm, seed, best)) for seed in study.selection]
+        starts.append(statistics.median(math.inf if n["loss"][0] is None else n["loss"][0] for n in runs))
+        ends.append(statistics.median(rates.last_loss(numbers) for numbers in runs))
+    start, slow, fast = min(starts), max(ends), min(ends)
+    way = max(start - slow, 0.5 * (start - fast)) if fast < start < math.inf else math.inf
+    return [(name, loss if loss == START[1] else start - share * way) for name, loss, share in wanted]
 
 
 def plan(
@@ -142,6 +142,12 @@ def run(task: Task, job: Job, measure: Measure, *, every: int = 2, along: Along 
 
     bench.run_training(task, job, members, observe, every)
     return found
+
+
+def paced(job: Job) -> Job:
+    """`job` at its arm's pace: the rates at which its members really train."""
+    members = tuple((seed, chosen * job.arm.pace) for seed, chosen in job.members)
+    return dataclasses.replace(job, members=members)
 
 
 def probe_losses(members: Members, index: Tensor) -> list[float]:

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 KEY = "decoupled-layers"
 SMALLEST = -math.log(0.8)
 NOISE = 0.03
-_DRAWS = 8
-_LEVELS: tuple[matched.Level, ...] = (("early", 1.5, 0.35), ("mid-training", 0.3, 0.9))
+_DRAWS = 3
+# Each stage is measured at two matched losses, because one crossing of one run is noisy.
+_STAGES: dict[str, tuple[matched.Level, ...]] = {
+    "early": (("early 1", 1.6, 0.3), ("early 2", 1.3, 0.4)),
+    "mid-training": (("mid 1", 0.4, 0.85), ("mid 2", 0.25, 0.92)),
+}
+_LEVELS = tuple(level for stage in _STAGES.values() for level in stage)
 _PAIR = (PLAIN, BATCH_NORM)
-# Regime -> (level, what moved the layers below, whose best rate batch norm trains at).
+# Regime -> (stage, what moved the layers below, whose best rate batch norm trains at).
 _REGIMES: dict[str, tuple[str, str, Arm]] = {
     "noise in the weights below, early": ("early", "noise", BATCH_NORM),
     "noise in the weights below, mid-training": ("mid-training", "noise", BATCH_NORM),
@@ -45,6 +50,7 @@ def plan(task: Task, study: Plan, results: Results) -> list[Job]:
 
 def run(task: Task, job: Job) -> list[Numbers]:
     """Coupling by noise and by a step at each level."""
+    job = matched.paced(job)
 
     def measure(model: nn.Module, batch: Batch, at: int) -> Numbers:
         return _measure(task, model, batch, job.members[at])
@@ -76,10 +82,18 @@ def _measure(task: Task, model: nn.Module, batch: Batch, member: tuple[int, floa
 
 def _values(task: Task, study: Plan, results: Results, regime: str, what: str) -> list[float]:
     """log(plain / batch norm) of each seed: positive where batch norm shrinks it."""
-    level, moved_by, rate_of = _REGIMES[regime]
+    stage, moved_by, rate_of = _REGIMES[regime]
     plain = matched.found(task, study, results, KEY, PLAIN, PLAIN)
     normed = matched.found(task, study, results, KEY, BATCH_NORM, rate_of)
-    return matched.log_ratios(*([n[level][moved_by][what] for n in runs] for runs in (plain, normed)))
+    return matched.log_ratios(*([_over(n, stage, moved_by, what) for n in runs] for runs in (plain, normed)))
+
+
+def _over(numbers: Numbers, stage: str, moved_by: str, what: str) -> float | None:
+    """Geometric mean over the matched losses of a stage."""
+    values = [numbers[name][moved_by][what] for name, _, _ in _STAGES[stage]]
+    if any(value is None or value <= 0 for value in values):
+        return None
+    return statistics.geometric_mean(values)
 
 
 def _effect(task: Task, study: Plan, results: Results, regime: str, what: str, words: str) -> Effect:
@@ -90,10 +104,12 @@ def _effect(task: Task, study: Plan, results: Results, regime: str, what: str, w
 def conclude(task: Task, study: Plan, results: Results) -> Verdict:
     """Supported where noise and a real step below move the loss less with batch norm, early and in mid-training."""
     regimes = []
-    for name, (level, _, rate_of) in _REGIMES.items():
+    for name, (stage, _, rate_of) in _REGIMES.items():
         effect = _effect(task, study, results, name, "loss", "change of the loss")
         outcome = decide.outcome(_values(task, study, results, name, "loss"), SMALLEST)
-        regimes.append(Regime(name, outcome, effect, matched.note(task, study, results, KEY, level, rate_of)))
+        regimes.append(
+            Regime(name, outcome, effect, matched.note(task, study, results, KEY, _STAGES[stage][-1][0], rate_of))
+        )
     noisy = "noise in the weights below, mid-training"
     moments = _effect(task, study, results, noisy, "moments", "move of the input means")
     change = _effect(task, study, results, noisy, "representation", "change of each example's representation")
@@ -144,7 +160,7 @@ def _layers(task: Task, study: Plan, results: Results) -> Figure:
     series = []
     for arm in _PAIR:
         runs = matched.found(task, study, results, KEY, arm, arm)
-        rows = list(zip(*(numbers["mid-training"]["noise"]["by_layer"] for numbers in runs), strict=False))
+        rows = list(zip(*(numbers["mid 2"]["noise"]["by_layer"] for numbers in runs), strict=False))
         heights = tuple(_middle(row) for row in rows)
         series.append(Series(arm.name, "line", tuple(float(at + 2) for at in range(len(rows))), heights))
     return Figure(

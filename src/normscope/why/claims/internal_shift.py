@@ -87,6 +87,7 @@ def run(task: Task, job: Job) -> list[Numbers]:
     """The path up to each level, and the gradient shift there."""
     import torch
 
+    job = matched.paced(job)
     paths = [_Path() for _ in job.members]
 
     def along(model: nn.Module, batch: Batch, at: int) -> None:
@@ -261,8 +262,8 @@ CLAIM = Claim(
         control=PLAIN,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, 1 layer frozen", norm="removed", frozen=1)),
-            (2.0, Arm("plain, 2 layers frozen", norm="removed", frozen=2)),
+            (1.0, Arm("plain, 0.8 of the rate", norm="removed", pace=0.8)),
+            (2.0, Arm("plain, 0.6 of the rate", norm="removed", pace=0.6)),
         ),
         network="mlp6",
     ),
