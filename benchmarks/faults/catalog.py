@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import networks
 import torch
-import training
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from training import digits, fresh, healthy, loader, train, usual
@@ -381,7 +380,9 @@ def _(_name, severity):
 def _(name, severity):
     model = healthy(name)
     for norm in norms(model)[: (1, 2, 99)[severity]]:
-        norm._load_from_state_dict({}, "", {"version": 1}, strict=False, missing_keys=[], unexpected_keys=[], error_msgs=[])
+        norm._load_from_state_dict(
+            {}, "", {"version": 1}, strict=False, missing_keys=[], unexpected_keys=[], error_msgs=[]
+        )
     return Case(model.state_dict())
 
 
@@ -463,7 +464,9 @@ def _(name, severity):
 def _(_name, severity):
     torch.manual_seed(0)
     offset = (1e4, 1e5, 1e6)[severity]
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12), nn.Flatten(), nn.Linear(12 * 36, 10))
+    model = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12), nn.Flatten(), nn.Linear(12 * 36, 10)
+    )
     x, y = digits()[:2]
     x = (x.expand(-1, 3, -1, -1) + 0.1 * torch.randn(len(x), 3, 8, 8)).contiguous(memory_format=torch.channels_last)
     train(model, 2, data=(x, y))
@@ -477,7 +480,9 @@ def _(_name, severity):
     x = x.flatten(1).clone()
     x += 0.05 * torch.randn(x.shape)
     x[:, : (1, 5, 30)[severity]] = 3.0
-    model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 48, bias=False), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 10))
+    model = nn.Sequential(
+        nn.BatchNorm1d(64), nn.Linear(64, 48, bias=False), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 10)
+    )
     return case(train(model, 8, data=(x, y)), data=loader(x, y))
 
 

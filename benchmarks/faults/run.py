@@ -50,7 +50,11 @@ def one(fault, name, severity):
     """Check one case and try its fix."""
     torch.manual_seed(severity)
     made = fault.make(name, severity)
-    data = None if made.data is None else training.loader(made.data.x[:768], made.data.y[:768], batch_size=made.data.batch_size)
+    data = (
+        None
+        if made.data is None
+        else training.loader(made.data.x[:768], made.data.y[:768], batch_size=made.data.batch_size)
+    )
     if data is not None and len(made.data.x) % made.data.batch_size:
         data = made.data
     held = {"held_out": training.held_out()} if fits(made) else {}
@@ -115,7 +119,9 @@ def summary(rows):
         precision = right / (right + false[code]) if right + false[code] else math.nan
         limit = next((LEVELS[at] for at in range(3) if all(a == b for a, b in levels[at:])), "above severe")
         cells = [f"{a}/{b}" for a, b in levels]
-        print(f"{code:6} {cells[0]:>12} {cells[1]:>9} {cells[2]:>7} {precision:>10.2f}  {limit if code in hits else ''}")
+        print(
+            f"{code:6} {cells[0]:>12} {cells[1]:>9} {cells[2]:>7} {precision:>10.2f}  {limit if code in hits else ''}"
+        )
 
 
 def missed(rows):
@@ -167,7 +173,10 @@ def main():
     repairs(rows)
     controls = [] if given.only else healthy()
     for row in controls:
-        print(f"healthy {row['network']:10} seed {row['seed']}  accuracy {row['accuracy']:.3f}  findings {row['found'] or 'none'}")
+        print(
+            f"healthy {row['network']:10} seed {row['seed']}  accuracy {row['accuracy']:.3f}  findings"
+            f" {row['found'] or 'none'}"
+        )
     if given.json:
         given.json.write_text(json.dumps({"cases": rows, "healthy": controls}, indent=1))
 

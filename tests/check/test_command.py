@@ -11,7 +11,7 @@ from normscope.check.command import register
 from normscope.errors import InputError
 from normscope.records import CheckReport, from_json
 
-TASK = '''
+TASK = """
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -41,7 +41,7 @@ def accuracy(output, target):
 
 def needs(width):
     return model()
-'''
+"""
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def task(tmp_path):
         model[1].running_mean.copy_(model[0](x).mean(0))
         model[1].running_var.copy_(40 * model[0](x).var(0))
         model[1].num_batches_tracked.fill_(50)
-    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "stale.pt")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "stale.pt"
+    )
     return tmp_path
 
 
@@ -67,7 +69,16 @@ def run(*arguments):
 
 def test_a_checkpoint_is_fixed_and_then_clean(task):
     where = (f"{task}/task.py:model", "--data", f"{task}/task.py:data", "--max-forwards", 32)
-    broken = run("check", *where, "--checkpoint", task / "stale.pt", "--metric", f"{task}/task.py:accuracy", "--fix", task / "fixed.pt")
+    broken = run(
+        "check",
+        *where,
+        "--checkpoint",
+        task / "stale.pt",
+        "--metric",
+        f"{task}/task.py:accuracy",
+        "--fix",
+        task / "fixed.pt",
+    )
     assert broken.exit_code == 1
     assert "BN001" in broken.output
     assert "metric" in broken.output
@@ -87,9 +98,18 @@ def test_a_checkpoint_alone(task):
 
 
 def test_formats(task):
-    arguments = ("check", f"{task}/task.py:model", "--checkpoint", task / "stale.pt", "--data", f"{task}/task.py:data", "--max-forwards", 32)
+    arguments = (
+        "check",
+        f"{task}/task.py:model",
+        "--checkpoint",
+        task / "stale.pt",
+        "--data",
+        f"{task}/task.py:data",
+        "--max-forwards",
+        32,
+    )
     report = from_json(run(*arguments, "--format", "json").stdout, CheckReport)
-    assert [finding.code for finding in report.findings][0] == "BN001"
+    assert report.findings[0].code == "BN001"
     sarif = json.loads(run(*arguments, "--format", "sarif").stdout)
     assert sarif["runs"][0]["results"][0]["ruleId"] == "BN001"
     assert run(*arguments, "--format", "html", "--out", task / "page.html").exit_code == 1
@@ -101,7 +121,14 @@ def test_formats(task):
 
 def test_serving_data_without_labels(task):
     done = run(
-        "check", f"{task}/task.py:model", "--data", f"{task}/task.py:data", "--serving-data", f"{task}/task.py:serving", "--select", "BN018"
+        "check",
+        f"{task}/task.py:model",
+        "--data",
+        f"{task}/task.py:data",
+        "--serving-data",
+        f"{task}/task.py:serving",
+        "--select",
+        "BN018",
     )
     assert done.exit_code == 1
     assert "BN018" in done.output
@@ -125,7 +152,10 @@ def test_rule_explains(task):
         (("{task}/task.py:model", "--checkpoint", "{task}/code.pt"), "could run code"),
         (("{task}/task.py:model", "--loss", "{task}/task.py:accuracy"), "--data beside"),
         (("{task}/task.py:model", "--data", "{task}/task.py:accuracy"), "no arguments"),
-        (("{task}/task.py:model", "--data", "{task}/task.py:data", "--fix", "{task}/task.py"), "exists and is left as it is"),
+        (
+            ("{task}/task.py:model", "--data", "{task}/task.py:data", "--fix", "{task}/task.py"),
+            "exists and is left as it is",
+        ),
         (("{task}/task.py:model", "--data", "{task}/task.py:data", "--fix", "{task}/no/x.pt"), "does not exist"),
         (("{task}/task.py:model", "--select", "XX1"), "the code of a rule"),
         (("{task}/task.py:model", "--device", "abacus"), "--device"),
@@ -147,7 +177,14 @@ def test_a_full_disk_leaves_what_was_there(task, monkeypatch):
     before = shutil.copy(task / "stale.pt", task / "copy.pt")
     monkeypatch.setattr("normscope.records.os.fsync", full)
     done = run(
-        "check", f"{task}/task.py:model", "--checkpoint", task / "stale.pt", "--data", f"{task}/task.py:data", "--fix", task / "new.pt"
+        "check",
+        f"{task}/task.py:model",
+        "--checkpoint",
+        task / "stale.pt",
+        "--data",
+        f"{task}/task.py:data",
+        "--fix",
+        task / "new.pt",
     )
     assert isinstance(done.exception, InputError)
     assert "No space left on device" in str(done.exception)

@@ -72,7 +72,7 @@ def test_a_report_survives_json(kit, loader):
     assert from_json(to_json(report), CheckReport) == report
 
 
-def test_a_fix_is_kept_when_the_held_out_loss_falls(kit, loader):
+def test_a_fix_is_kept_when_the_held_out_loss_falls(kit):
     model = kit.healthy()
     labelled = kit.batches(kit.data()[0], model.eval()(kit.data()[0]).argmax(1))
     model[1].running_var.mul_(30)
@@ -86,7 +86,7 @@ def test_a_fix_is_kept_when_the_held_out_loss_falls(kit, loader):
     assert float(model[1].running_var[0]) == pytest.approx(30 * float(done.model[1].running_var[0]), rel=0.1)
 
 
-def test_a_fix_that_makes_the_held_out_loss_worse_is_not_kept(kit, loader):
+def test_a_fix_that_makes_the_held_out_loss_worse_is_not_kept(kit):
     model = kit.healthy()
     x, _ = kit.data()
     model[1].running_var.mul_(30)
@@ -104,7 +104,10 @@ def test_a_fix_that_makes_the_held_out_loss_worse_is_not_kept(kit, loader):
         (lambda _: check({"weight": torch.zeros(2)}), "it has no batch norm"),
         (lambda kit: check(nn.Linear(2, 2), kit.batches(*kit.data(32))), "at least one batch-norm layer"),
         (lambda kit: check(kit.network(), []), "expected the training data to yield batches, came none"),
-        (lambda kit: check(kit.network(), [(torch.full((4, 3, 4, 4), torch.nan), torch.zeros(4).long())]), "has NaN or inf"),
+        (
+            lambda kit: check(kit.network(), [(torch.full((4, 3, 4, 4), torch.nan), torch.zeros(4).long())]),
+            "has NaN or inf",
+        ),
         (lambda kit: check(kit.network(), optimizer=None, step=lambda: None, select=["BN008"]), "to run the network"),
         (lambda _: rule("BN123"), "BN001 to BN020"),
     ],

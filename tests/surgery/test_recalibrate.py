@@ -6,8 +6,8 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.model.attach import before_forward
-from normscope.model.preserve import mode
 from normscope.model.find import find
+from normscope.model.preserve import mode
 from normscope.surgery.recalibrate import compare, recalibrate
 
 

@@ -36,7 +36,7 @@ class Distance:
 
     @property
     def beyond_a_batch(self) -> bool:
-        """Whether the statistics are a worse estimate than a single mini-batch's, the population's own error allowed for.
+        """Whether the statistics are a worse estimate than one mini-batch's, allowing for the population's own error.
 
         A healthy running average of momentum m errs by sqrt(m / (2 - m)) of a mini-batch's error, .23 at m = .1.
         """

@@ -16,9 +16,9 @@ from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
 from normscope.model.attach import before_forward, on_module
-from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.model.batch import Batch, output_of
 from normscope.model.find import NormLayer, canonical_name, find
+from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
 from normscope.surgery.population import (
     Population,
@@ -108,7 +108,7 @@ class Evidence:
     @cached_property
     def dropouts(self) -> tuple[nn.Module, ...]:
         """Dropout layers that drop."""
-        return tuple(m for m in self.model.modules() if isinstance(m, gaps._DROPOUTS) and m.p > 0)  # noqa: SLF001
+        return tuple(m for m in self.model.modules() if isinstance(m, gaps.DROPOUTS) and m.p > 0)
 
     @cached_property
     def trace(self) -> Trace:
@@ -271,9 +271,7 @@ class Evidence:
         """What a few training steps did to each layer; the network and optimizer are put back."""
         assert self.subject.step is not None
         with preserved(self.model, self.subject.optimizer), warnings.catch_warnings():
-            return watch_steps(
-                self.model, find(self.model).layers, self.subject.step, self.subject.optimizer, self.steps_wanted
-            )
+            return watch_steps(find(self.model).layers, self.subject.step, self.subject.optimizer, self.steps_wanted)
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,7 @@ def _labelled(raw: Any) -> bool:
 
 
 def _unpadded(raw: Any) -> Tensor | None:
-    """Where the first input is no padding, shape [batch, length]; None where it does not end in zeros of unequal length."""
+    """Where the first input is no padding, [batch, length]; None where it does not end in zeros of unequal length."""
     x = as_batch(raw).leaves[0][1]
     if x.dim() == 3:
         content = (x != 0).any(1)

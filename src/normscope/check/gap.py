@@ -19,8 +19,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.preserve import mode, preserved, preserved_rng
 from normscope.model.batch import output_of
+from normscope.model.preserve import mode, preserved, preserved_rng
 from normscope.records import GapSplit, Share
 from normscope.surgery.population import Forward, Population, Sample, as_batch, choosing, device_of, run
 from normscope.surgery.recalibrate import measurable
@@ -38,7 +38,7 @@ SMALL, STALE, IMPOSSIBLE, SHIFT, DROPOUT = (
     "train/serving shift",
     "dropout",
 )
-_DROPOUTS = (nn.modules.dropout._DropoutNd,)
+DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Losses:
         self.forwards = 0
         self._model, self._layers, self._batches = model, layers, batches
         self._loss, self._forward = loss, forward
-        self._dropouts = [m for m in model.modules() if isinstance(m, _DROPOUTS) and m.p > 0]
+        self._dropouts = [m for m in model.modules() if isinstance(m, DROPOUTS) and m.p > 0]
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ def shapley(players: Sequence[str], value: Callable[[frozenset[str]], Tensor]) -
 def sampled_shapley(
     players: Sequence[str], value: Callable[[frozenset[str]], float], permutations: int, seed: int = 0
 ) -> dict[str, tuple[float, ...]]:
-    """Marginal effects of every player along sampled orders, each order followed by its reverse; each adds up to the whole.
+    """Marginal effects of every player along sampled orders, each followed by its reverse; they add up to the whole.
 
     Args:
         players: Any number.
@@ -293,7 +293,8 @@ def plan(causes: int, parts: int, batches: int, limit: int | None) -> Plan:
     subsets = 2**causes
     if limit is not None and limit < subsets:
         raise InputError(
-            f"expected a limit of at least {subsets} forward passes to split the gap among {causes} causes, came {limit}"
+            f"expected a limit of at least {subsets} forward passes to split the gap among {causes} causes,"
+            f" came {limit}"
         )
     n = batches if limit is None else max(1, min(batches, limit // 2 // subsets or 1))
     left = (limit if limit is not None else 8 * subsets * n) - subsets * n
@@ -323,7 +324,7 @@ def split(losses: Losses, batches: Sequence[Any], made: Plan, notes: tuple[str, 
         return value
 
     shares = shapley(losses.causes, by_cause)
-    rows = ()
+    rows: tuple[Share, ...] = ()
     if made.permutations:
         few = batches[: made.layer_batches]
         walks = sampled_shapley(

@@ -10,9 +10,9 @@ import torch
 
 from normscope.check.rule import rule
 from normscope.errors import InputError
-from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.batch import output_of
 from normscope.model.find import find
+from normscope.model.preserve import mode, preserved_buffers
 from normscope.records import Fixed
 from normscope.surgery.population import as_batch, device_of, run
 from normscope.surgery.recalibrate import compare, recalibrate
@@ -39,7 +39,7 @@ def _widen(model: nn.Module, _subject: Subject) -> str:
         layer.module
         for layer in find(model).layers
         if getattr(layer.module, "running_mean", None) is not None
-        and layer.module.running_mean.dtype in (torch.float16, torch.bfloat16)  # type: ignore[union-attr]
+        and layer.module.running_mean.dtype in (torch.float16, torch.bfloat16)
     ]
     for module in half:
         module.float()
@@ -84,7 +84,7 @@ def _try(
         )
     before, after = losses(model, subject), losses(changed, subject)
     result = compare(before, after)
-    figures = [value if math.isfinite(value) else None for value in (result.before, result.after)]
+    old, new = (value if math.isfinite(value) else None for value in (result.before, result.after))
     if subject.metric is not None:
         scores = [math.fsum(_scores(one, subject, subject.metric)) / len(before) for one in (model, changed)]
         note = f"{note}; metric {scores[0]:.4g} -> {scores[1]:.4g}"
@@ -93,9 +93,9 @@ def _try(
     )
     if worse:
         return model, Fixed(
-            name, codes, *figures, kept=False, note=f"{note}; not kept: it made the held-out loss worse"
+            name, codes, old, new, kept=False, note=f"{note}; not kept: it made the held-out loss worse"
         )
-    return changed, Fixed(name, codes, *figures, kept=True, note=note)
+    return changed, Fixed(name, codes, old, new, kept=True, note=note)
 
 
 def _slack(before: list[float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import itertools
 import platform
 import time
@@ -18,8 +18,8 @@ from normscope.check.repair import repair
 from normscope.check.rule import HOW, chosen
 from normscope.check.state import of_checkpoint, of_model
 from normscope.errors import InputError
-from normscope.model.preserve import preserved
 from normscope.model.batch import Batch
+from normscope.model.preserve import preserved
 from normscope.model.spec import default_loss
 from normscope.records import CheckReport
 from normscope.surgery.population import as_batch
@@ -80,8 +80,17 @@ def check(
     Raises:
         InputError: No batch norm, no data in the loader, a code that is no rule.
     """
-    given = {"held_out": held_out, "serving": serving, "loss": loss, "optimizer": optimizer, "step": step}
-    subject = gathered(model, data, forward_fn=forward_fn, max_forwards=max_forwards, **given)
+    subject = gathered(
+        model,
+        data,
+        held_out=held_out,
+        serving=serving,
+        loss=loss,
+        optimizer=optimizer,
+        step=step,
+        forward_fn=forward_fn,
+        max_forwards=max_forwards,
+    )
     return examine(subject, tuple(chosen(select, ignore)), announce)
 
 
@@ -164,7 +173,8 @@ def _sizes(loader: Any, batches: tuple[Any, ...], forward: Forward | None) -> tu
     if not total or not size:
         return tuple(len(batch) for batch in batches) if forward is None else (1,)
     rest = total % size
-    return (size,) * (total // size) + ((rest,) if rest and not getattr(loader, "drop_last", False) else ())
+    whole: tuple[int, ...] = (size,) * (total // size)
+    return whole + ((rest,) if rest and not getattr(loader, "drop_last", False) else ())
 
 
 def missing(one: Rule, subject: Subject) -> str | None:
@@ -209,7 +219,7 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
         notes=_notes(subject),
         versions=versions,
         seconds=time.perf_counter() - start,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
 
 

@@ -72,7 +72,6 @@ def per_layer(steps: tuple[Step, ...]) -> dict[str, tuple[list[Pass], int]]:
 
 
 def watch_steps(
-    model: nn.Module,
     layers: tuple[NormLayer, ...],
     step: Callable[[], object],
     optimizer: Optimizer | None,
@@ -85,7 +84,7 @@ def watch_steps(
     """
     found: list[Step] = []
     while len(found) < _MOST:
-        found.append(_watch(model, layers, step, optimizer))
+        found.append(_watch(layers, step, optimizer))
         enough = len(found) >= count and (optimizer is None or any(one.optimizer_steps for one in found))
         if found[-1].poisoned or enough:
             break
@@ -94,9 +93,7 @@ def watch_steps(
     return tuple(found)
 
 
-def _watch(
-    model: nn.Module, layers: tuple[NormLayer, ...], step: Callable[[], object], optimizer: Optimizer | None
-) -> Step:
+def _watch(layers: tuple[NormLayer, ...], step: Callable[[], object], optimizer: Optimizer | None) -> Step:
     passes: list[Pass] = []
     begun: set[int] = set()  # forwards of the first layer whose backward has begun
     # The tensors themselves: a layer whose buffers are held writes into copies.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,7 +62,7 @@ def trace(model: nn.Module, forward: Callable[[], object]) -> Trace:
     produced: dict[int, int] = {}
     kept: list[Any] = []  # tensors stay alive, so that no address is used twice
 
-    def seen(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def seen(name: str, module: nn.Module, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> None:
         x = next((value for value in args if isinstance(value, Tensor)), None)
         if x is None:
             return
@@ -75,13 +76,6 @@ def trace(model: nn.Module, forward: Callable[[], object]) -> Trace:
         for name, module in model.named_modules():
             leaf = not any(True for _ in module.children()) or kind_of(module) is not None
             if leaf and not isinstance(module, torch.jit.ScriptModule):
-                stack.enter_context(
-                    on_module(
-                        module,
-                        lambda args, _kwargs, output, name=canonical_name(name), module=module: seen(
-                            name, module, args, output
-                        ),
-                    )
-                )
+                stack.enter_context(on_module(module, partial(seen, canonical_name(name), module)))
         forward()
     return Trace(tuple(calls))

@@ -141,8 +141,8 @@ def waterfall(gap: GapSplit) -> Figure | None:
     lows.append(at)
     highs.append(at)
     steps = Series("loss", "interval", tuple(names), tuple(ends), tuple(lows), tuple(highs))
-    words_ = "Each bar reaches from the loss before a cause is switched to its eval state to the loss after; the dot is after."
-    return Figure("From train mode to eval mode, cause by cause", words_, "cause", "loss", (steps,))
+    text = "Each bar reaches from the loss before a cause is switched to its eval state to the loss after, the dot."
+    return Figure("From train mode to eval mode, cause by cause", text, "cause", "loss", (steps,))
 
 
 def by_layer(gap: GapSplit) -> Figure | None:

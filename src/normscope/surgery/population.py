@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from normscope.errors import SpecError
 from normscope.model.attach import before_forward, on_forward
-from normscope.model.preserve import mode, preserved_buffers, preserved_rng
 from normscope.model.batch import Batch, split
 from normscope.model.find import NormLayer
+from normscope.model.preserve import mode, preserved_buffers, preserved_rng
 from normscope.moments import Moments
 
 Forward = Callable[[nn.Module, Any], Any]

@@ -11,9 +11,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.batch import output_of
 from normscope.model.find import NormLayer, Unsupported, find
+from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.spec import Score, default_loss
 from normscope.surgery.change import Change, Surgery, own
 from normscope.surgery.population import (

@@ -3,7 +3,9 @@ import torch
 from torch import nn
 
 
-@pytest.mark.parametrize(("buffer", "value"), [("running_mean", float("nan")), ("running_var", float("inf")), ("running_var", -1e-3)])
+@pytest.mark.parametrize(
+    ("buffer", "value"), [("running_mean", float("nan")), ("running_var", float("inf")), ("running_var", -1e-3)]
+)
 def test_impossible_statistics_are_seen_in_the_checkpoint_alone(kit, buffer, value):
     model = kit.healthy()
     getattr(model[5], buffer)[3] = value

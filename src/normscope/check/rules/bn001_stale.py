@@ -72,7 +72,7 @@ RULE = Rule(
     "running statistics are stale or were never updated",
     (),
     "Eval mode normalizes by the running average. Where that is further from the population at the present weights"
-    " than the statistics of a single mini-batch would be, the network is evaluated on inputs that it was not trained on.",
+    " than the statistics of one mini-batch would be, the network is evaluated on inputs that it was not trained on.",
     "Re-estimate them: normscope.recalibrate(model, train_loader). In training: run train mode forwards after the last"
     " weight change, let the learning rate fall to 0, or raise momentum.",
     look,

@@ -69,7 +69,8 @@ RULE = Rule(
     ("model", "data"),
     "The deviation of a few values is too small on average and very uncertain: train mode then blows up activations"
     " that eval mode does not, and at one value per channel there is no variance at all.",
-    "Use larger batches, drop the last one (DataLoader(drop_last=True)), or convert: normscope.convert(model, 'group').",
+    "Use larger batches, drop the last one (DataLoader(drop_last=True)), or convert:"
+    " normscope.convert(model, 'group').",
     look,
     "Train mode's scale against eval mode's, E[sigma / s], exceeds 1.1 for the effective number of independent values"
     " (14 for normal ones), measured as variance of values over variance of example means.",

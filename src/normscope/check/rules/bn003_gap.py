@@ -26,7 +26,7 @@ def look(evidence: Evidence) -> Iterator[Finding]:
     if not all(map(math.isfinite, deployed)):
         yield RULE.found(
             "",
-            f"eval mode gives a loss of NaN or inf, train mode {center:.4g}; with population statistics {population:.4g}",
+            f"eval mode gives a loss of NaN or inf, train mode {center:.4g}, population statistics {population:.4g}",
             loss_in_train_mode=center,
             loss_with_population_statistics=population,
         )
@@ -39,8 +39,8 @@ def look(evidence: Evidence) -> Iterator[Finding]:
     if low > 0 and gap > _error(by_batch):
         yield RULE.found(
             "",
-            f"loss {gap + center:.4g} in eval mode, {center:.4g} when the layers normalize by the batch, {population:.4g}"
-            " with population statistics, on the same data",
+            f"loss {gap + center:.4g} in eval mode, {center:.4g} when the layers normalize by the batch,"
+            f" {population:.4g} with population statistics, on the same data",
             gap=gap,
             low=low,
             loss_in_eval_mode=gap + center,

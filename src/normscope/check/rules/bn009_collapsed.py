@@ -27,8 +27,8 @@ def look(evidence: Evidence) -> Iterator[Finding]:
             worst = float((norm.eps / (norm.variance.double() + norm.eps)).max())
             yield RULE.found(
                 norm.name,
-                f"{int(small.sum())} of {len(small)} channels have a running variance below eps={norm.eps:g}: eps makes up"
-                f" to {100 * worst:.3g} % of the divisor, and a shift of the input is amplified up to"
+                f"{int(small.sum())} of {len(small)} channels have a running variance below eps={norm.eps:g}: eps"
+                f" makes up to {100 * worst:.3g} % of the divisor, and a shift of the input is amplified up to"
                 f" {norm.eps**-0.5:.0f}-fold",
                 channels=int(small.sum()),
                 share_of_eps=worst,
@@ -43,7 +43,7 @@ def look(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _off(norm: NormState) -> torch.Tensor:
-    """Channels whose gamma lies under the rounding error of the layer's typical gamma; all of them if every one is 0."""
+    """Channels whose gamma lies under the rounding error of the layer's typical gamma; all if every one is 0."""
     assert norm.mean is not None
     if norm.weight is None:
         return torch.zeros_like(norm.mean, dtype=torch.bool)
@@ -55,10 +55,10 @@ RULE = Rule(
     "BN009",
     "collapsed channels",
     (),
-    "Where eps is larger than the variance the layer no longer normalizes, and small shifts of its input come out"
-    " hundreds of times larger; a channel whose gamma is 0 computes nothing.",
-    "Look at what feeds these channels: constant inputs, dead units, decay on weights or gamma. Remove them, or lower eps"
-    " if the inputs are that small by nature.",
+    "Where eps is larger than the variance the layer no longer normalizes, and small shifts of its input come"
+    " out hundreds of times larger; a channel whose gamma is 0 computes nothing.",
+    "Look at what feeds these channels: constant inputs, dead units, decay on weights or gamma. Remove them, or lower"
+    " eps if the inputs are that small by nature.",
     look,
     "eps dominates where running_var < eps; gamma is off where it is under float32's rounding error of the layer's"
     " root mean square.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normscope.check.rule import Rule
 from normscope.surgery.freeze import Frozen
@@ -25,15 +25,16 @@ def look(evidence: Evidence) -> Iterator[Finding]:
             or not hasattr(norm.layer.module, "momentum")
         ):
             continue
-        words = fault(norm, norm.layer.module.momentum)
+        momentum: Any = norm.layer.module.momentum
+        words = fault(norm, momentum)
         if words is not None:
-            yield RULE.found(norm.name, words, momentum=norm.layer.module.momentum, num_batches_tracked=norm.tracked)
+            yield RULE.found(norm.name, words, momentum=momentum, num_batches_tracked=norm.tracked)
 
 
 def fault(norm: NormState, momentum: float | None) -> str | None:
     """What is wrong with `momentum`; None if nothing."""
     if momentum is None:
-        return "momentum=None weighs every batch since the start alike: the average holds the untrained network's statistics"
+        return "momentum=None weighs every batch alike: the average holds the untrained network's statistics too"
     if not 0 <= momentum <= 1:
         return f"momentum={momentum:g} is no average: outside 0 to 1 the statistics grow without bound"
     if momentum == 0:
@@ -41,13 +42,14 @@ def fault(norm: NormState, momentum: float | None) -> str | None:
     batches = (2 - momentum) / momentum
     if batches < 2:
         return (
-            f"momentum={momentum:g} averages {batches:.3g} batches in effect: the running statistics are those of the"
-            f" last batch. Keras and TensorFlow call 1 - momentum momentum: {1 - momentum:.3g} here"
+            f"momentum={momentum:g} averages {batches:.3g} batches in effect: the running statistics are those of"
+            f" the last batch. Keras and TensorFlow call 1 - momentum momentum: {1 - momentum:.3g} here"
         )
     if norm.tracked and (1 - momentum) ** norm.tracked >= 0.5:
         share = (1 - momentum) ** norm.tracked
         return (
-            f"after {norm.tracked} updates with momentum={momentum:g}, {100 * share:.0f} % of the running statistics are"
+            f"after {norm.tracked} updates with momentum={momentum:g}, {100 * share:.0f} % of the running"
+            " statistics are"
             " still their initial 0 and 1"
         )
     return None

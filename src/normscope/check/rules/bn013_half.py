@@ -23,11 +23,12 @@ def look(evidence: Evidence) -> Iterator[Finding]:
         kinds = {value.dtype for value in (norm.mean, norm.variance)} & {torch.float16, torch.bfloat16}
         if not kinds:
             continue
-        kind = sorted(map(str, kinds))[0]
+        kind = min(map(str, kinds))
         step = torch.finfo(next(iter(kinds))).eps
         yield RULE.found(
             norm.name,
-            f"running statistics are {kind}: an update smaller than {50 * step:.2g} % of the average is lost in rounding",
+            f"running statistics are {kind}: an update smaller than {50 * step:.2g} % of the average is"
+            " lost in rounding",
             resolution=step,
         )
 

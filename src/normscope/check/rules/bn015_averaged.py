@@ -31,7 +31,8 @@ def look(evidence: Evidence) -> Iterator[Finding]:
         worst, name, found = max(off, key=lambda row: row[0])
         yield RULE.found(
             name,
-            f"the weights are averaged (AveragedModel), the statistics of {len(off)} layers are not those of the averaged"
+            f"the weights are averaged (AveragedModel), the statistics of {len(off)} layers are not those"
+            " of the averaged"
             f" weights; worst here, {worst:.3g} times what one batch of {evidence.batch} errs by",
             layers=len(off),
             mean_off=found.mean,

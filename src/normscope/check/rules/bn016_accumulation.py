@@ -41,7 +41,8 @@ RULE = Rule(
     ("model", "optimizer", "step"),
     "Accumulating gradients makes the optimizer's batch larger, not batch norm's: the noise and the bias of small"
     " batches stay, and the results differ from those of the large batch.",
-    "Use the largest batch that fits for each forward, freeze the statistics, or convert: normscope.convert(model, 'group').",
+    "Use the largest batch that fits for each forward, freeze the statistics, or convert:"
+    " normscope.convert(model, 'group').",
     look,
     "None: forwards and backwards are counted.",
     sources=("ioffe2017",),

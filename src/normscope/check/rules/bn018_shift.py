@@ -41,7 +41,8 @@ RULE = Rule(
     ("model", "data", "serving"),
     "Running statistics are those of the training data: on shifted data the layers no longer normalize, and errors grow"
     " with depth.",
-    "normscope.adapt(model, serving_loader) blends in the statistics of unlabelled serving data. Check with labelled data"
+    "normscope.adapt(model, serving_loader) blends in the statistics of unlabelled serving data. Check"
+    " with labelled data"
     " that it helps: it cannot repair every shift.",
     look,
     "The shift exceeds what one mini-batch errs by, allowing for the standard errors of both samples.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -64,9 +64,9 @@ def _in_graph(model: fx.GraphModule) -> list[str]:
 
 def _in_script(model: torch.jit.ScriptModule) -> list[str]:
     found = []
-    graph = model.inlined_graph  # nodes live as long as it does
+    graph: Any = model.inlined_graph  # nodes live as long as it does
     for node in graph.findAllNodes("aten::batch_norm", recurse=True):
-        before = list(node.inputs())[0].node()
+        before = next(iter(node.inputs())).node()
         if any(word in before.kind() for word in _LINEAR) and not model.training:
             found.append(node.output().debugName())
     return found

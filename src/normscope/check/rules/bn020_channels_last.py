@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def look(evidence: Evidence) -> Iterator[Finding]:
-    """torch's own statistics of a layer's input against float64, in units of what the batch's statistics err by."""
+    """Torch's own statistics of a layer's input against float64, in units of what the batch's statistics err by."""
     for name, (error, sampling, ratio) in evidence.kernel_errors.items():
         if error > sampling:
             yield RULE.found(
@@ -31,7 +31,8 @@ RULE = Rule(
     "BN020",
     "channels_last data with a large mean",
     ("model", "data"),
-    "On the CPU torch's channels_last kernel sums squares in float32: with a mean of 10^4 deviations and more, the variance"
+    "On the CPU torch's channels_last kernel sums squares in float32: with a mean of 10^4 deviations and"
+    " more, the variance"
     " that it finds is rounding error.",
     "Centre the data, hand it over contiguous, or use normscope.nn.BatchNorm2d, which is exact in both layouts.",
     look,
