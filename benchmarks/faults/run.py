@@ -114,7 +114,7 @@ def summary(rows):
                 false[code] += 1
     print(f"{'rule':6} {'recall mild':>12} {'middling':>9} {'severe':>7} {'precision':>10}  detection limit")
     for code in sorted({*hits, *false}):
-        levels = hits[code] if code in hits else [[0, 0]] * 3
+        levels = hits.get(code, [[0, 0]] * 3)
         right = sum(a for a, _ in levels)
         precision = right / (right + false[code]) if right + false[code] else math.nan
         limit = next((LEVELS[at] for at in range(3) if all(a == b for a, b in levels[at:])), "above severe")

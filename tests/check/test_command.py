@@ -134,7 +134,7 @@ def test_serving_data_without_labels(task):
     assert "BN018" in done.output
 
 
-def test_rule_explains(task):
+def test_rule_explains():
     done = run("rule", "bn002")
     assert done.exit_code == 0
     for words in ("Threshold:", "Fix:", "Expected more than 1 value per channel", "Source: Ioffe"):

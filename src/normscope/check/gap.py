@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from normscope.errors import InputError
@@ -23,7 +22,7 @@ from normscope.model.batch import output_of
 from normscope.model.preserve import mode, preserved, preserved_rng
 from normscope.records import GapSplit, Share
 from normscope.surgery.population import Forward, Population, Sample, as_batch, choosing, device_of, run
-from normscope.surgery.recalibrate import measurable
+from normscope.surgery.recalibrate import measurable, student
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -261,7 +260,7 @@ def share(name: str, values: Sequence[float]) -> Share:
     n, center = len(values), math.fsum(values) / len(values)
     if n < 2:
         return Share(name, center)
-    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(math.fsum((v - center) ** 2 for v in values) / (n - 1) / n)
+    half = student(0.975, n - 1) * math.sqrt(math.fsum((v - center) ** 2 for v in values) / (n - 1) / n)
     return Share(name, center, center - half, center + half)
 
 

@@ -255,6 +255,7 @@ def fix(subject: Subject, rules: tuple[Rule, ...], report: CheckReport) -> Check
     model, tried = repair(subject, report.findings)
     again = examine(replace(subject, norms=of_model(model), model=model, optimizer=None, step=None), rules)
     left = {(one.code, one.layer) for one in again.findings}
-    gone = sum((one.code, one.layer) not in left for one in report.findings if one.safe)
-    note = f"after the fixes that were kept, {gone} of {sum(one.safe for one in report.findings)} fixable findings are gone"
+    fixable = [one for one in report.findings if one.safe]
+    gone = sum((one.code, one.layer) not in left for one in fixable)
+    note = f"after the fixes that were kept, {gone} of {len(fixable)} fixable findings are gone"
     return Checked(replace(report, fixes=tried, notes=(*report.notes, *((note,) if tried else ()))), model)

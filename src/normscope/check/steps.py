@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.attach import on_forward
+from normscope.model.attach import before_forward, on_forward
 from normscope.moments import Moments
 
 if TYPE_CHECKING:
@@ -94,26 +95,14 @@ def watch_steps(
 
 
 def _watch(layers: tuple[NormLayer, ...], step: Callable[[], object], optimizer: Optimizer | None) -> Step:
-    passes: list[Pass] = []
-    begun: set[int] = set()  # forwards of the first layer whose backward has begun
-    # The tensors themselves: a layer whose buffers are held writes into copies.
-    own = {layer.name: _statistics(layer.module) for layer in layers}
-    counts = {name: _updates(values) for name, values in own.items()}
+    log = _Log(layers)
     steps = [0]
-
-    def seen(layer: NormLayer, _module: nn.Module, x: Tensor, y: Tensor) -> None:
-        now, before = _updates(own[layer.name]), counts[layer.name]
-        counts[layer.name] = now
-        passes.append(Pass(layer.name, layer.normalizes_by_batch, now != before, Moments.of(x), len(begun)))
-        if isinstance(y, Tensor) and y.requires_grad:
-            generation = sum(one.layer == layer.name for one in passes)
-            y.register_hook(lambda _grad: begun.add(generation))
 
     def stepped(*_args: Any) -> None:
         steps[0] += 1
 
     healthy = {layer.name for layer in layers if not _bad(layer.module)}
-    with ExitStack() as stack, on_forward(layers, seen):
+    with ExitStack() as stack, before_forward(layers, log.begin), on_forward(layers, log.end):
         if optimizer is not None:
             stack.callback(optimizer.register_step_post_hook(stepped).remove)
         try:
@@ -121,7 +110,48 @@ def _watch(layers: tuple[NormLayer, ...], step: Callable[[], object], optimizer:
         except Exception as error:
             raise InputError(f"the step raised {type(error).__name__}: {error}") from error
     poisoned = tuple(layer.name for layer in layers if layer.name in healthy and _bad(layer.module))
-    return Step(tuple(passes), steps[0], poisoned)
+    return Step(log.passes(), steps[0], poisoned)
+
+
+class _Log:
+    """The passes of one step; whether a pass moved the statistics is told when the layer's next one begins.
+
+    A recomputation may be cut short inside the layer, once all that the backward needs is there: it has a beginning
+    and no end.
+    """
+
+    def __init__(self, layers: tuple[NormLayer, ...]) -> None:
+        # The tensors themselves: a layer whose buffers are held writes into copies.
+        self._own = {layer.name: _statistics(layer.module) for layer in layers}
+        self._open: dict[str, tuple[Pass, tuple[float, ...]]] = {}
+        self._done: list[Pass] = []
+        self._begun: set[int] = set()  # forwards whose backward has begun
+        self._count: dict[str, int] = {}
+
+    def begin(self, layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
+        self._close(layer.name)
+        self._count[layer.name] = self._count.get(layer.name, 0) + 1
+        one = Pass(
+            layer.name, layer.normalizes_by_batch, moved=False, moments=Moments.of(x), backwards=len(self._begun)
+        )
+        self._open[layer.name] = (one, _updates(self._own[layer.name]))
+
+    def end(self, layer: NormLayer, _module: nn.Module, _x: Tensor, y: Tensor) -> None:
+        if isinstance(y, Tensor) and y.requires_grad:
+            y.register_hook(partial(self._backward, self._count[layer.name]))
+
+    def _backward(self, generation: int, _grad: Tensor) -> None:
+        self._begun.add(generation)
+
+    def _close(self, name: str) -> None:
+        if name in self._open:
+            one, before = self._open.pop(name)
+            self._done.append(replace(one, moved=_updates(self._own[name]) != before))
+
+    def passes(self) -> tuple[Pass, ...]:
+        for name in list(self._open):
+            self._close(name)
+        return tuple(self._done)
 
 
 def _statistics(module: nn.Module) -> tuple[Tensor, ...]:

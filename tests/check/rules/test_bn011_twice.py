@@ -1,6 +1,7 @@
 from contextlib import nullcontext
 
 import pytest
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from normscope.surgery.statistics import hold_statistics
@@ -31,3 +32,17 @@ def test_two_forwards_before_a_backward_are_found(kit):
 def test_gradient_accumulation_is_another_rules(kit):
     model = kit.healthy()
     assert kit.found("BN011", model, **kit.stepping(model, every=2)) == []
+
+
+def test_a_recomputation_that_stops_inside_the_layer_is_found(kit):
+    class Recomputed(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    model = kit.healthy()
+    model[5] = Recomputed(model[5])
+    assert kit.found("BN011", model, **kit.stepping(model)) == ["5.inner"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy import stats
-
 from normscope.check.rule import Rule
+from normscope.surgery.recalibrate import student
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +34,7 @@ def look(evidence: Evidence) -> Iterator[Finding]:
     n, gap = len(gaps), math.fsum(gaps) / len(gaps)
     if n < 2:
         return
-    low = gap - float(stats.t.ppf(0.999, n - 1)) * _error(gaps)
+    low = gap - student(0.999, n - 1) * _error(gaps)
     if low > 0 and gap > _error(by_batch):
         yield RULE.found(
             "",

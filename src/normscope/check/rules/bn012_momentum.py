@@ -59,12 +59,12 @@ RULE = Rule(
     "BN012",
     "momentum of no use, or of the other convention",
     ("model",),
-    "torch's momentum is the weight of the new batch: running = (1 - momentum) * running + momentum * batch. 0.9 or 0.99"
-    " from Keras keeps only the last batch; 0 keeps the initial values; None averages over the whole training.",
+    "torch's momentum is the weight of the new batch: running = (1 - momentum) * running + momentum * batch. 0.9 or"
+    " 0.99 from Keras keeps only the last batch; 0 keeps the initial values; None averages over the whole training.",
     "Use 0.1, or 0.01 for a longer average; then normscope.recalibrate(model, train_loader).",
     look,
-    "An exponential average holds (2 - m) / m batches in effect at fixed weights; fewer than 2 is none. The initial values"
-    " weigh (1 - m)^updates; half or more is too much.",
+    "An exponential average holds (2 - m) / m batches in effect at fixed weights; fewer than 2 is none. The initial"
+    " values weigh (1 - m)^updates; half or more is too much.",
     sources=("ioffe2015",),
     quotes=("BatchNorm momentum convention PyTorch vs TensorFlow",),
 )
