@@ -285,3 +285,15 @@ def test_the_page_and_pandas(task):
     train(task, scope, 3)
     assert len(scope.table().to_pandas()) == len(scope.table())
     assert "<html" in scope.to_html("Probed")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the tracer's own doing
+def test_inside_of_a_compiled_function_nothing_is_seen_and_that_is_said(task):
+    task.model[3].p = 0.0
+    forward = torch.compile(lambda x: task.model(x) * 2, backend="eager", fullgraph=True)
+    expected = forward(task.x)
+    with normscope.Scope(task.model) as scope:
+        for _ in range(2):
+            assert torch.equal(forward(task.x), expected)
+            scope.step()
+    assert "inside of a compiled function is not seen" in scope.not_run["moments"]

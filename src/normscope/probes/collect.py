@@ -64,7 +64,7 @@ class Collector:
         return {layer.name: found[layer.name] for layer in self._layers if layer.name in found}
 
     def _seen(self, layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> None:
-        if not self._listening or tracing() or transformed() or torch._C._get_tracing_state() is not None:
+        if tracing() or not self._listening or transformed() or torch._C._get_tracing_state() is not None:
             return
         # Checkpointing runs a forward again in the backward: the same values, already read.
         if torch._C._current_graph_task_id() != -1:

@@ -1,8 +1,8 @@
 """How often a claim's whole protocol errs, on null and planted cases from real, independently seeded trainings.
 
 A null case puts runs of the control arm under every label; a planted case puts runs of an arm whose effect is known,
-by real training, under the treated label. Each arm of a case draws its own seeds from the pool, without replacement,
-so the choice of learning rates is part of the case.
+by real training, under the treated label. Every case draws its seeds from the pool anew, those that choose learning
+rates too: the choice is part of the case.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from normscope.records import Verdict
+from normscope.why import run
 from normscope.why.arms import Arm
 from normscope.why.claim import Calibration, Claim, Plan, Task
 from normscope.why.job import Job, Numbers, Relabelled, Results
@@ -62,44 +63,36 @@ class Pool:
 
 
 class _Case(Relabelled):
-    """One case: every arm's seeds stand for seeds drawn from the pool."""
+    """One case: the plan's seeds stand for seeds drawn from the pool, the same for every arm: pairs stay pairs.
 
-    def __init__(self, pool: Results, calibration: Calibration, planted: Arm, seeds: Pool, draw: random.Random) -> None:
+    Arms of one seed share its split and its initialization, as in a study, and differ in the order of the examples:
+    each label gets an order of its own, at random for each seed.
+    """
+
+    def __init__(
+        self, pool: Results, calibration: Calibration, planted: Arm, seeds: Pool, labels: Sequence[str], draw: str
+    ) -> None:
         super().__init__(pool, self._stand_in)
-        self._calibration, self._planted, self._pool, self._draw = calibration, planted, seeds, draw
-        self._orders: dict[tuple[str, bool], list[int]] = {}
+        self._calibration, self._planted, self._labels = calibration, planted, list(labels)
+        chance = random.Random(draw)  # noqa: S311
+        self._first = min(seeds.selection)
+        self._seeds = chance.sample(seeds.seeds, len(seeds.seeds))
+        self._selection = chance.sample(seeds.selection, len(seeds.selection))
+        self._turns = {seed: chance.randrange(len(self._labels)) for seed in (*seeds.seeds, *seeds.selection)}
 
-    def arm(self, name: str) -> Arm:
-        """The arm whose runs stand under the label `name`."""
+    def seed(self, seed: int) -> int:
+        """The pool's seed that stands for `seed`."""
+        return self._seeds[seed] if seed < self._first else self._selection[seed - self._first]
+
+    def arm(self, name: str, seed: int) -> Arm:
+        """The arm whose run stands for `seed` under the label `name`."""
         treated = name in (self._calibration.treated.name, *self._calibration.also)
-        return self._planted if treated else self._calibration.control
+        base = self._planted if treated else self._calibration.control
+        order = (self._labels.index(name) + self._turns[self.seed(seed)]) % len(self._labels)
+        return dataclasses.replace(base, name=f"{base.name}, order {order}", order=order)
 
     def _stand_in(self, name: str, seed: int) -> tuple[str, int]:
-        return self.arm(name).name, self.seed(name, seed)
-
-    def seed(self, name: str, seed: int) -> int:
-        """The pool's seed that stands for `seed` of the arm `name`."""
-        choosing = seed >= min(self._pool.selection)
-        source = self._pool.selection if choosing else self._pool.seeds
-        first = min(self._pool.selection) if choosing else 0
-        order = self._orders.get((name, choosing))
-        if order is None:
-            order = self._orders[name, choosing] = self._draw_order(name, source)
-        return order[seed - first]
-
-    def _draw_order(self, name: str, source: Sequence[int]) -> list[int]:
-        """Seeds for one arm; arms that share the pool's arm get different ones while there are enough."""
-        taken = {
-            value
-            for (other, _), order in self._orders.items()
-            if self.arm(other) == self.arm(name)
-            for value in order[: len(source) // 4]
-        }
-        fresh = [value for value in source if value not in taken]
-        rest = [value for value in source if value in taken]
-        self._draw.shuffle(fresh)
-        self._draw.shuffle(rest)
-        return fresh + rest
+        return self.arm(name, seed).name, self.seed(seed)
 
 
 def calibrate(
@@ -123,12 +116,10 @@ def calibrate(
     assert calibration is not None, f"{claim.key} has no calibration"
     results = Results()
     kinds = [(0.0, calibration.control), *calibration.planted]
+    labels = list(dict.fromkeys(job.arm.name for job in run.all_jobs(task, plan, [claim])))
     found = []
     for multiple, planted in kinds:
-        drawn = [
-            _Case(results, calibration, planted, pool, random.Random(f"{seed}/{multiple}/{at}"))  # noqa: S311
-            for at in range(cases)
-        ]
+        drawn = [_Case(results, calibration, planted, pool, labels, f"{seed}/{multiple}/{at}") for at in range(cases)]
         _train_pool(claim, task, plan, drawn, results, execute)
         found.append(_count(claim, multiple, [claim.conclude(task, plan, case) for case in drawn]))
     return found
@@ -142,10 +133,9 @@ def _train_pool(
         wanted: dict[Job, set[tuple[int, float]]] = {}
         for case in cases:
             for job in claim.plan(task, plan, case):
-                arm = case.arm(job.arm.name)
-                template = dataclasses.replace(job, arm=arm, members=())
                 for seed, rate in job.members:
-                    stand_in = case.seed(job.arm.name, seed)
+                    arm, stand_in = case.arm(job.arm.name, seed), case.seed(seed)
+                    template = dataclasses.replace(job, arm=arm, members=())
                     if results.get(job.claim, job.network, arm, stand_in, rate, job.regime) is None:
                         wanted.setdefault(template, set()).add((stand_in, rate))
         jobs = [

@@ -16,6 +16,7 @@ from normscope.model import spec as specs
 from normscope.model.attach import functional_calls, preserved
 from normscope.model.batch import Batch, Examples
 from normscope.model.find import Found, Unsupported, find
+from normscope.model.given import Spec
 from normscope.why import bench, data, networks
 from normscope.why.arms import BATCH_NORM, PLAIN
 from normscope.why.claim import Task
@@ -59,7 +60,7 @@ def _seconds(task: Task, network: str) -> float:
     return steps[len(steps) // 2] / len(seeds)
 
 
-def _own(task: Task, spec: specs.Spec) -> Task:
+def _own(task: Task, spec: Spec) -> Task:
     specs.device_of(spec.device)
     model = specs.load_model(spec)
     found = find(model)

@@ -235,11 +235,11 @@ CLAIM = Claim(
     run=run,
     conclude=conclude,
     calibration=Calibration(
-        control=Arm("plain, rows spread 0.5", norm="removed", spread=0.5),
+        control=Arm("plain, rows spread 0.65", norm="removed", spread=0.65),
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, rows spread 0.37", norm="removed", spread=0.37)),
-            (2.0, Arm("plain, rows spread 0.21", norm="removed", spread=0.21)),
+            (1.0, Arm("plain, rows spread 0.48", norm="removed", spread=0.48)),
+            (2.0, Arm("plain, rows spread 0.28", norm="removed", spread=0.28)),
         ),
         network="mlp6",
     ),
