@@ -109,6 +109,12 @@ def test_a_fix_that_makes_the_held_out_loss_worse_is_not_kept(kit):
             "has NaN or inf",
         ),
         (lambda kit: check(kit.network(), optimizer=None, step=lambda: None, select=["BN008"]), "to run the network"),
+        (lambda kit: check(kit.network(), [torch.zeros(4, 5)]), "given input 0 .4, 5., raised RuntimeError"),
+        (
+            lambda kit: check(kit.network(), [(torch.zeros(4, 3, 4, 4), torch.zeros(4, 2))] * 2),
+            "the loss does not take",
+        ),
+        (lambda kit: check(kit.network(), kit.batches(*kit.data(64)), held_out=[kit.data(8)[0]]), "without targets"),
         (lambda _: rule("BN123"), "BN001 to BN020"),
     ],
 )

@@ -16,7 +16,7 @@ from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
 from normscope.model.attach import before_forward, on_module
-from normscope.model.batch import Batch, output_of
+from normscope.model.batch import Batch
 from normscope.model.find import NormLayer, canonical_name, find
 from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
@@ -26,10 +26,10 @@ from normscope.surgery.population import (
     as_batch,
     biased,
     choosing,
-    device_of,
     pool_size,
     pooled,
     run,
+    score,
 )
 from normscope.surgery.recalibrate import measurable
 
@@ -245,10 +245,7 @@ class Evidence:
         held = torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model)
         with held[0], held[1], held[2], choosing(self.layers if choose else (), choose or biased):
             for raw in self.subject.held_out:
-                batch = as_batch(raw)
-                assert batch.target is not None
-                output = output_of(run(self.model, raw, self.subject.forward))
-                values.append(float(self.subject.loss(output, batch.target.to(device_of(self.model)))))
+                values.append(score(self.model, raw, self.subject.loss, self.subject.forward))
                 self.forwards += 1
         return tuple(values)
 

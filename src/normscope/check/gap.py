@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.batch import output_of
 from normscope.model.preserve import mode, preserved, preserved_rng
 from normscope.records import GapSplit, Share
-from normscope.surgery.population import Forward, Population, Sample, as_batch, choosing, device_of, run
+from normscope.surgery.population import Forward, Population, Sample, choosing, score
 from normscope.surgery.recalibrate import measurable, student
 
 if TYPE_CHECKING:
@@ -191,12 +190,9 @@ class Losses:
         return torch.tensor(values, dtype=torch.float64)
 
     def _one(self, raw: Any, seed: int) -> float:
-        batch = as_batch(raw)
-        assert batch.target is not None
         with preserved_rng():
             torch.manual_seed(seed)
-            output = output_of(run(self._model, raw, self._forward))
-        return float(self._loss(output, batch.target.to(device_of(self._model))))
+            return score(self._model, raw, self._loss, self._forward)
 
 
 def shapley(players: Sequence[str], value: Callable[[frozenset[str]], Tensor]) -> dict[str, Tensor]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from normscope.check.rule import rule
 from normscope.errors import InputError
-from normscope.model.batch import output_of
 from normscope.model.find import find
 from normscope.model.preserve import mode, preserved_buffers
 from normscope.records import Fixed
-from normscope.surgery.population import as_batch, device_of, run
+from normscope.surgery.population import score
 from normscope.surgery.recalibrate import compare, recalibrate
 
 if TYPE_CHECKING:
@@ -109,11 +108,6 @@ def losses(model: nn.Module, subject: Subject) -> list[float]:
     return _scores(model, subject, subject.loss)
 
 
-def _scores(model: nn.Module, subject: Subject, score: Score) -> list[float]:
-    values = []
+def _scores(model: nn.Module, subject: Subject, loss: Score) -> list[float]:
     with torch.no_grad(), mode(model, training=False), preserved_buffers(model):
-        for raw in subject.held_out:
-            target: Any = as_batch(raw).target
-            output = output_of(run(model, raw, subject.forward))
-            values.append(float(score(output, target.to(device_of(model)))))
-    return values
+        return [score(model, raw, loss, subject.forward) for raw in subject.held_out]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normscope.bibliography import WORKS
-from normscope.records import Figure, Series
+from normscope.records import Figure, Mark, Series
 from normscope.report import words
 from normscope.report.page import plot
 from normscope.report.template import fill
@@ -159,7 +159,7 @@ def by_layer(gap: GapSplit) -> Figure | None:
         tuple(share.value if share.high is None else share.high for share in rows),
     )
     text = "Shapley values over sampled orders of the layers, with 95 % intervals over the orders."
-    return Figure("The gap by layer", text, "layer", "loss", (series,))
+    return Figure("The gap by layer", text, "layer", "loss", (series,), (Mark("y", 0.0, "no share"),))
 
 
 def render_check(report: CheckReport) -> str:

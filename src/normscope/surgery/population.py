@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import SpecError
+from normscope.errors import InputError, NormscopeError, SpecError
 from normscope.model.attach import before_forward, on_forward
-from normscope.model.batch import Batch, split
+from normscope.model.batch import Batch, output_of, split
 from normscope.model.find import NormLayer
 from normscope.model.preserve import mode, preserved_buffers, preserved_rng
+from normscope.model.spec import Score, raised
 from normscope.moments import Moments
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -128,7 +129,32 @@ def run(model: nn.Module, raw: Any, forward: Forward | None) -> Any:
     if forward is not None:
         return forward(model, raw)
     batch = as_batch(raw).to(device_of(model))
-    return model(*batch.args, **batch.kwargs)
+    try:
+        return model(*batch.args, **batch.kwargs)
+    except NormscopeError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in batch.leaves)
+        raise raised(error, f"the network, given {shapes},") from error
+
+
+def score(model: nn.Module, raw: Any, loss: Score, forward: Forward | None) -> float:
+    """`loss` of one batch, the network in the mode that it is in.
+
+    Raises:
+        InputError: The batch has no target, or the loss does not take the output with it.
+    """
+    target = as_batch(raw).target
+    if target is None:
+        raise InputError("expected batches of (input, target) to take a loss on, came inputs without targets")
+    output = output_of(run(model, raw, forward))
+    try:
+        return float(loss(output, target.to(output.device)))
+    except Exception as error:
+        raise InputError(
+            f"the loss does not take an output of shape {list(output.shape)} with targets of shape"
+            f" {list(target.shape)} and type {target.dtype}: {str(error).splitlines()[0]}; give --loss"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:

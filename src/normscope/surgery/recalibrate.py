@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.model.batch import output_of
 from normscope.model.find import NormLayer, Unsupported, find
 from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.spec import Score, default_loss
@@ -21,8 +20,7 @@ from normscope.surgery.population import (
     Population,
     Sample,
     as_batch,
-    device_of,
-    run,
+    score,
     write,
 )
 
@@ -250,11 +248,9 @@ def _losses(model: nn.Module, data: Iterable[Any], loss: Score | None, forward: 
     values = []
     with torch.no_grad(), mode(model, training=False), preserved_buffers(model):
         for raw in data:
-            batch = as_batch(raw)
-            if batch.target is None:
-                raise InputError("expected held-out batches of (input, target), came inputs without targets")
-            score = loss or default_loss(batch.target)
-            values.append(float(score(output_of(run(model, raw, forward)), batch.target.to(device_of(model)))))
+            target = as_batch(raw).target
+            chosen = loss or (None if target is None else default_loss(target)) or nn.functional.mse_loss
+            values.append(score(model, raw, chosen, forward))
     if not values:
         raise InputError("expected held-out data with at least one batch, came none; is its iterator used up?")
     return values
