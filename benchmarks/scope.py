@@ -1,7 +1,7 @@
 """Claim: Scope with the moment probes on every layer at every step costs under 2 % of a training step.
 
 The step is that of a ResNet-18 for 32 x 32 images at batch 64. Steps with and without Scope alternate, so that both
-see the same machine; the figure is the ratio of the medians. Each costlier probe is timed once beside it, and
+see the same machine. Each costlier probe is timed once beside it, and
 `import normscope` is held against `import torch` (claim: under 1.2 x).
 
     python benchmarks/scope.py [--steps 15] [--threads 2] [--device cpu] [--parts moments,costlier,import] [--json FILE]
@@ -163,7 +163,8 @@ class Stopwatch:
 def moments_share(training: Training, steps: int) -> dict[str, float]:
     """Time of steps with the moment probes over steps without, alternating; and the time inside of Scope's own code.
 
-    The second figure is what the claim is decided by: it does not hold the noise of two whole training steps.
+    The claim is decided by the second, in processor time, which other work on the machine does not change: Scope runs on
+    one thread, and a step takes at least its processor time over its threads. On a GPU it is decided on the clock.
     """
     scope, watch = normscope.Scope(training.model, probes=MOMENTS), Stopwatch()
     collector = scope._collector  # there is no other way to time its hooks
@@ -190,7 +191,7 @@ def moments_share(training: Training, steps: int) -> dict[str, float]:
         "inside_scope_s": own.clock,
         "inside_scope_processor_s": own.processor,
         "share_of_a_step": own.clock / step.clock,
-        "share_of_a_step_processor": own.processor / step.processor,
+        "share_of_a_step_at_most": own.processor / (step.processor / torch.get_num_threads()),
     }
 
 
@@ -246,7 +247,7 @@ def main() -> None:
         training = Training(options.device)
         result["largest_error_of_the_moments"] = verify(training)
         result["moments_on_every_layer_at_every_step"] = share = moments_share(training, options.steps)
-        held &= share["share_of_a_step"] < LIMIT_SCOPE
+        held &= share["share_of_a_step" if training.x.is_cuda else "share_of_a_step_at_most"] < LIMIT_SCOPE
         if "costlier" in options.parts:
             result["costlier_probes_in_training_steps"] = costlier(training, share["step_processor_s"])
     text = json.dumps(result, indent=1)

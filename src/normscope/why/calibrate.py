@@ -23,6 +23,8 @@ from normscope.why.job import Job, Numbers, Relabelled, Results
 
 # Members of one job at most: what keeps a worker's memory small.
 _STACK = 28
+# Orders of the examples that are trained for each seed: labels that decide against each other get different ones.
+_ORDERS = 3
 
 Execute = Callable[[list[Job]], list[tuple[Job, list[Numbers]]]]
 
@@ -39,6 +41,7 @@ class Rate:
         refuted: Cases that came out refuted, for whatever reason.
         reversed: Cases whose interval excludes no effect on the side against the claim.
         effect: Mean estimate over the cases, as a person reads it.
+        equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
     """
 
     claim: str
@@ -48,6 +51,28 @@ class Rate:
     refuted: int
     reversed: int
     effect: float
+    equivalence: bool = False
+
+    @property
+    def wrong(self) -> dict[str, int]:
+        """Number of wrong verdicts of each kind that these cases can show."""
+        if self.equivalence:
+            return {"false refutation": self.refuted} if self.planted == 0 else {"false support": self.supported}
+        if self.planted == 0:
+            return {"false support": self.supported, "false refutation": self.reversed}
+        return {"false refutation": self.refuted}
+
+    @property
+    def bound(self) -> float:
+        """Upper 95 % bound of the largest of these error rates."""
+        return max(self.upper(count) for count in self.wrong.values())
+
+    @property
+    def power(self) -> float | None:
+        """Share of the cases that came out as they should; None where there is no telling (a null of a difference)."""
+        if self.planted == 0:
+            return self.supported / self.cases if self.equivalence else None
+        return (self.refuted if self.equivalence else self.supported) / self.cases
 
     def upper(self, count: int) -> float:
         """Upper 95 % bound (Clopper-Pearson, one-sided) of the rate behind `count` cases."""
@@ -66,7 +91,7 @@ class _Case(Relabelled):
     """One case: the plan's seeds stand for seeds drawn from the pool, the same for every arm: pairs stay pairs.
 
     Arms of one seed share its split and its initialization, as in a study, and differ in the order of the examples:
-    each label gets an order of its own, at random for each seed.
+    neighbouring labels get orders of their own, at random for each seed.
     """
 
     def __init__(
@@ -78,7 +103,8 @@ class _Case(Relabelled):
         self._first = min(seeds.selection)
         self._seeds = chance.sample(seeds.seeds, len(seeds.seeds))
         self._selection = chance.sample(seeds.selection, len(seeds.selection))
-        self._turns = {seed: chance.randrange(len(self._labels)) for seed in (*seeds.seeds, *seeds.selection)}
+        self._orders = min(_ORDERS, len(self._labels))
+        self._turns = {seed: chance.randrange(self._orders) for seed in (*seeds.seeds, *seeds.selection)}
 
     def seed(self, seed: int) -> int:
         """The pool's seed that stands for `seed`."""
@@ -88,7 +114,7 @@ class _Case(Relabelled):
         """The arm whose run stands for `seed` under the label `name`."""
         treated = name in (self._calibration.treated.name, *self._calibration.also)
         base = self._planted if treated else self._calibration.control
-        order = (self._labels.index(name) + self._turns[self.seed(seed)]) % len(self._labels)
+        order = (self._labels.index(name) + self._turns[self.seed(seed)]) % self._orders
         return dataclasses.replace(base, name=f"{base.name}, order {order}", order=order)
 
     def _stand_in(self, name: str, seed: int) -> tuple[str, int]:
@@ -160,7 +186,8 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
         effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null for effect in effects
     )
     mean = sum(effect.estimate for effect in effects) / max(1, len(effects))
-    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean)
+    same = claim.calibration is not None and claim.calibration.equivalence
+    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean, same)
 
 
 def pool_of(size: int, choosing: int) -> Pool:
