@@ -11,6 +11,13 @@ def test_a_variance_below_eps_and_a_gamma_of_zero_are_found(kit):
     assert "output is constant" in report.findings[1].message
 
 
+def test_a_channel_that_is_small_before_and_after_is_fine(kit):
+    model = kit.healthy()
+    model[1].running_var[2] = 1e-7
+    model[1].weight.data[2] = 1e-4
+    assert kit.found("BN009", model) == []
+
+
 def test_a_network_as_made_with_zero_gammas_is_fine(kit):
     model = kit.network()
     torch.nn.init.zeros_(model[5].weight)

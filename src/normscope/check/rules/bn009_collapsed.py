@@ -22,7 +22,7 @@ def look(evidence: Evidence) -> Iterator[Finding]:
         assert norm.variance is not None
         if bool(norm.broken.any()) or norm.untouched:
             continue
-        small = (norm.variance.double() < norm.eps) & ~_off(norm)
+        small = _dominated(norm)
         if bool(small.any()):
             worst = float((norm.eps / (norm.variance.double() + norm.eps)).max())
             yield RULE.found(
@@ -40,6 +40,17 @@ def look(evidence: Evidence) -> Iterator[Finding]:
                 f"gamma of {int(off.sum())} of {len(off)} channels is 0 but for rounding: their output is constant",
                 channels=int(off.sum()),
             )
+
+
+def _dominated(norm: NormState) -> torch.Tensor:
+    """Channels whose variance is below eps and that amplify a shift more than the layer's other channels do."""
+    assert norm.variance is not None
+    variance = norm.variance.double()
+    gamma = torch.ones_like(variance) if norm.weight is None else norm.weight.double().abs()
+    gain = gamma / (variance + norm.eps).sqrt()
+    small = variance < norm.eps
+    others = gain[~small & ~_off(norm)]
+    return small & ~_off(norm) & (gain > (others.median() if len(others) else 0))
 
 
 def _off(norm: NormState) -> torch.Tensor:
@@ -60,6 +71,7 @@ RULE = Rule(
     "Look at what feeds these channels: constant inputs, dead units, decay on weights or gamma. Remove them, or lower"
     " eps if the inputs are that small by nature.",
     look,
-    "eps dominates where running_var < eps; gamma is off where it is under float32's rounding error of the layer's"
+    "eps dominates where running_var < eps, and matters where gamma / sqrt(running_var + eps) is above the layer's"
+    " median; gamma is off where it is under float32's rounding error of the layer's"
     " root mean square.",
 )
