@@ -38,7 +38,7 @@ def aside(at):
 def cases(part):
     """(fault, architecture, severity) of a part."""
     for at, fault in enumerate(catalog.FAULTS):
-        names = list(networks.ALL) if fault.networks == "any" else ["own"]
+        names = [*networks.ASIDE, *networks.TUNED] if fault.networks == "any" else ["own"]
         for name in names:
             away = aside(at) or name in networks.ASIDE
             if (part == "both") or (part == "aside") == away:
@@ -65,6 +65,24 @@ def one(fault, name, severity):
     if subject.model is not None and subject.loss is not None and any(f.safe for f in report.findings):
         fixed = [(row.name, row.before, row.after, row.kept) for row in repair(subject, report.findings)[1]]
     return {"fault": fault.name, "network": name, "severity": severity, "codes": codes, "fixed": fixed}
+
+
+class Kept:
+    """Finished cases in a file, so that an interrupted run goes on where it was."""
+
+    def __init__(self, path):
+        self.path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.rows = {(row["fault"], row["network"], row["severity"]): row for row in map(json.loads, lines)}
+
+    def row(self, fault, name, severity):
+        key = (fault.name, name, severity)
+        if key not in self.rows:
+            self.rows[key] = one(fault, name, severity)
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(self.rows[key]) + "\n")
+        return self.rows[key]
 
 
 def fits(made):
@@ -155,16 +173,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("tuned", "aside", "both"), default="tuned")
     parser.add_argument("--only", default="", help="faults whose name or code holds this")
+    parser.add_argument("--keep", type=Path, help="keep finished cases here, one a line, and go on from them")
     parser.add_argument("--json", type=Path, help="write every case here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     start = time.perf_counter()
     rows = []
+    kept = Kept(given.keep)
     for fault, name, severity in cases(given.part):
         if given.only and given.only not in fault.name and given.only != fault.code:
             continue
-        rows.append(one(fault, name, severity))
+        rows.append(kept.row(fault, name, severity))
     print(f"{len({row['fault'] for row in rows})} faults, {len(rows)} cases, {time.perf_counter() - start:.0f} s\n")
     summary(rows)
     print()
