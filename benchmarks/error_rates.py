@@ -41,7 +41,8 @@ case).
   against the claim. (That an interval lies wholly inside the smallest effect of interest, which refutes a claim
   of an effect, is right here.)
 - *1 and 2 times the smallest effect*: an arm with an effect of about that size, by real training, stands under
-  the treated label. Refutation is wrong; the share of supported cases is the power.
+  the treated label. Refutation is wrong; the share of supported cases is the power; in brackets that of the first
+  regime alone, since a verdict needs all of its regimes to agree.
 - For the two claims that something agrees with theory (`mini-batch-noise`, `additive-and-multiplicative`) it is
   the other way round: with nothing planted refutation is wrong; with a departure planted support is wrong, and
   the share of refuted cases is the power. A departure of exactly the margin is the hardest case there is.
@@ -130,6 +131,8 @@ def _document(body: dict[str, Any]) -> str:
         kind = "no effect" if rate["planted"] == 0 else f"{rate['planted']:g} x the smallest effect"
         wrong = "; ".join(f"{name} {count / rate['cases']:.1%}" for name, count in rate["wrong"].items())
         power = "" if rate["power"] is None else f"{rate['power']:.0%}"
+        if power and not rate["equivalence"]:
+            power += f" ({rate['leading'] / rate['cases']:.0%})"
         rows.append(f"| `{rate['claim']}` | {kind} | {rate['effect']:.3g} | {wrong} | {rate['bound']:.1%} | {power} |")
     return TEXT.format(rows="\n".join(rows), **body["settings"], command=body["command"], **body["versions"])
 
@@ -138,7 +141,7 @@ def _print(rates: list[calibrate.Rate]) -> None:
     for rate in rates:
         kind = "no effect" if rate.planted == 0 else f"{rate.planted:g}x smallest"
         wrong = ", ".join(f"{name} {count / rate.cases:.1%}" for name, count in rate.wrong.items())
-        power = "" if rate.power is None else f"  power {rate.power:.0%}"
+        power = "" if rate.power is None else f"  power {rate.power:.0%} (first regime {rate.leading / rate.cases:.0%})"
         print(
             f"{rate.claim:34s} {kind:12s} {rate.cases:4d} cases  mean effect {rate.effect:8.4g}  {wrong}"
             f"  bound {rate.bound:.1%}{power}",

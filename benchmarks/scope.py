@@ -137,7 +137,7 @@ def verify(training: Training) -> float:
 
 
 class Stopwatch:
-    """Time spent inside of the functions that it wraps."""
+    """Time spent inside of the functions that it wraps, by the one thread that calls them."""
 
     def __init__(self) -> None:
         self.clear()
@@ -150,12 +150,12 @@ class Stopwatch:
         """`function`, timed."""
 
         def call(*args: object, **kwargs: object) -> object:
-            start = Spent.now()
+            clock, processor = time.perf_counter(), time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                spent = Spent.now() - start
-                self.clock, self.processor = self.clock + spent.clock, self.processor + spent.processor
+                self.clock += time.perf_counter() - clock
+                self.processor += time.thread_time() - processor
 
         return call
 
@@ -163,8 +163,8 @@ class Stopwatch:
 def moments_share(training: Training, steps: int) -> dict[str, float]:
     """Time of steps with the moment probes over steps without, alternating; and the time inside of Scope's own code.
 
-    The claim is decided by the second, in processor time, which other work on the machine does not change: Scope runs on
-    one thread, and a step takes at least its processor time over its threads. On a GPU it is decided on the clock.
+    The claim is decided by the second, in processor time, which other work on the machine does not change: Scope runs
+    on one thread, and a step takes at least its processor time over its threads. On a GPU it is decided on the clock.
     """
     scope, watch = normscope.Scope(training.model, probes=MOMENTS), Stopwatch()
     collector = scope._collector  # there is no other way to time its hooks

@@ -41,6 +41,7 @@ class Rate:
         refuted: Cases that came out refuted, for whatever reason.
         reversed: Cases whose interval excludes no effect on the side against the claim.
         effect: Mean estimate over the cases, as a person reads it.
+        leading: Cases whose first regime, the one of the headline effect, came out supported.
         equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
     """
 
@@ -51,6 +52,7 @@ class Rate:
     refuted: int
     reversed: int
     effect: float
+    leading: int = 0
     equivalence: bool = False
 
     @property
@@ -187,7 +189,9 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
     )
     mean = sum(effect.estimate for effect in effects) / max(1, len(effects))
     same = claim.calibration is not None and claim.calibration.equivalence
-    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean, same)
+    leading = sum(bool(each.regimes) and each.regimes[0].outcome == "supported" for each in verdicts)
+    found = (outcomes["supported"], outcomes["refuted"], against, mean, leading, same)
+    return Rate(claim.key, multiple, len(verdicts), *found)
 
 
 def pool_of(size: int, choosing: int) -> Pool:

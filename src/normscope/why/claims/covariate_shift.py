@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import cast
 
@@ -71,7 +72,8 @@ def conclude(task: Task, study: Plan, results: Results) -> Verdict:
         return CLAIM.inapplicable("no input holds real numbers that could be shifted; name data with --shifted-data")
     read, look = Falls.of(task, *found), _looks(task, study)[0]
     regimes = _regimes(study, read, look)
-    share = statistics.fmean(read.gain(look)) / statistics.fmean(read.fall(look, normed=True))
+    fallen = statistics.fmean(read.fall(look, normed=True))
+    share = statistics.fmean(read.gain(look)) / fallen if fallen else math.nan
     controls = _controls(task, study, read, look)
     falls = [statistics.fmean(read.fall(look, normed=normed)) for normed in (False, True)]
     effects = [regime.effect for regime in regimes if regime.effect]
@@ -220,7 +222,7 @@ def _sizes_figure(read: Falls, look: str) -> Figure:
 def _layers_figure(read: Falls) -> Figure:
     names = tuple(read.normed[0]["layers"])
     where = tuple(f"layer {at + 1}" for at in range(len(names)))
-    seen, null = ([[n["layers"][name][k] for n in read.normed] for name in names] for k in (0, 1))
+    seen, null = ([[number(n["layers"][name][k]) for n in read.normed] for name in names] for k in (0, 1))
     return Figure(
         "How far each layer's input moves",
         "Standardized distance of the means of each batch-norm layer's input between source and shifted test"
@@ -260,8 +262,8 @@ CLAIM = Claim(
         control=BATCH_NORM,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("batch norm, 0.5 % of the training shifted", shifted=0.005)),
-            (2.0, Arm("batch norm, 1.2 % of the training shifted", shifted=0.012)),
+            (1.0, Arm("batch norm, 0.75 % of the training shifted", shifted=0.0075)),
+            (2.0, Arm("batch norm, 1.8 % of the training shifted", shifted=0.018)),
         ),
         network="conv",
     ),
