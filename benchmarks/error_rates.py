@@ -49,7 +49,7 @@ case).
 
 The bound is the upper 95 % bound (Clopper-Pearson) of the larger error rate.
 
-| claim | planted | mean effect | wrong | bound | power |
+| claim | planted | median effect | wrong | bound | power |
 |---|---|---|---|---|---|
 {rows}
 
@@ -143,7 +143,7 @@ def _print(rates: list[calibrate.Rate]) -> None:
         wrong = ", ".join(f"{name} {count / rate.cases:.1%}" for name, count in rate.wrong.items())
         power = "" if rate.power is None else f"  power {rate.power:.0%} (first regime {rate.leading / rate.cases:.0%})"
         print(
-            f"{rate.claim:34s} {kind:12s} {rate.cases:4d} cases  mean effect {rate.effect:8.4g}  {wrong}"
+            f"{rate.claim:34s} {kind:12s} {rate.cases:4d} cases  median effect {rate.effect:8.4g}  {wrong}"
             f"  bound {rate.bound:.1%}{power}",
             flush=True,
         )

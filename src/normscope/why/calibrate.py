@@ -8,7 +8,9 @@ rates too: the choice is part of the case.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +42,7 @@ class Rate:
         supported: Cases that came out supported.
         refuted: Cases that came out refuted, for whatever reason.
         reversed: Cases whose interval excludes no effect on the side against the claim.
-        effect: Mean estimate over the cases, as a person reads it.
+        effect: Median estimate over the cases, as a person reads it.
         leading: Cases whose first regime, the one of the headline effect, came out supported.
         equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
     """
@@ -187,10 +189,10 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
     against = sum(
         effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null for effect in effects
     )
-    mean = sum(effect.estimate for effect in effects) / max(1, len(effects))
+    middle = statistics.median(effect.estimate for effect in effects) if effects else math.nan
     same = claim.calibration is not None and claim.calibration.equivalence
     leading = sum(bool(each.regimes) and each.regimes[0].outcome == "supported" for each in verdicts)
-    found = (outcomes["supported"], outcomes["refuted"], against, mean, leading, same)
+    found = (outcomes["supported"], outcomes["refuted"], against, middle, leading, same)
     return Rate(claim.key, multiple, len(verdicts), *found)
 
 
