@@ -241,11 +241,11 @@ CLAIM = Claim(
     run=run,
     conclude=conclude,
     calibration=Calibration(
-        control=Arm("plain, rows spread 0.65", norm="removed", spread=0.65),
+        control=Arm("plain, rows spread 0.55", norm="removed", spread=0.55),
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, rows spread 0.48", norm="removed", spread=0.48)),
-            (2.0, Arm("plain, rows spread 0.28", norm="removed", spread=0.28)),
+            (1.0, Arm("plain, rows spread 0.39", norm="removed", spread=0.39)),
+            (2.0, Arm("plain, rows spread 0.12", norm="removed", spread=0.12)),
         ),
         network="mlp6",
     ),
