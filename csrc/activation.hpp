@@ -30,11 +30,10 @@ NORMSCOPE_INLINE Pack<float> exponential(Pack<float> x) {
 }
 
 NORMSCOPE_INLINE Pack<double> exponential(const Pack<double>& x) {
-    double lane[Pack<double>::lanes];
-    __builtin_memcpy(lane, &x, kPack);
-    for (double& value : lane) value = __builtin_exp(value);
     Pack<double> out;
-    __builtin_memcpy(&out, lane, kPack);
+    for (int p = 0; p < kParts; ++p) {
+        for (int i = 0; i < Pack<double>::lanes / kParts; ++i) out.part[p][i] = __builtin_exp(x.part[p][i]);
+    }
     return out;
 }
 

@@ -88,6 +88,8 @@ void add_rows(
     const int64_t pitch = view.layout.pitch, words = view.layout.words;
     sums.add(0, rows, [&](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
         const Run<E> run = top.below(row, pitch, words);
+        fetch(run.x + j, kAbreast * pitch);
+        fetch(run.dy + j, kAbreast * pitch);
         const auto x = load(run.x + j, extent);
         const auto g = Gate::pass(load(run.dy + j, extent), x, table, below, run, j);
         sum1 = sum1 + g;
@@ -96,7 +98,7 @@ void add_rows(
 }
 
 template <class E, class Gate>
-void backward_block(const View<E>& view, int64_t first, int64_t channels) {
+void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_t ahead) {
     using A = Compute<E>;
     const Job& job = view.job;
     const int64_t width = channels * job.inner;
@@ -119,7 +121,7 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels) {
     for (int64_t j = 0; j < width; ++j) table.set(j, backward_numbers<A>(job, first + j / job.inner));
     for (int64_t n = 0; n < job.batch; ++n) {
         const Run<E> run = view.block(n, first, width);
-        differentiate_run<E, Gate>(run, table, job, {view.past_caches(), 0});
+        differentiate_run<E, Gate>(run, table, job, {view.past_caches(), ahead});
     }
 }
 
@@ -127,8 +129,8 @@ template <class E, class Gate>
 void backward_blocks(const View<E>& view, const Member& me) {
     const int64_t blocks = ceil_div(view.job.channels, view.layout.group);
     for (int64_t b = me.begin(blocks); b < me.end(blocks); ++b) {
-        const int64_t first = b * view.layout.group;
-        backward_block<E, Gate>(view, first, least_of(view.layout.group, view.job.channels - first));
+        const int64_t first = b * view.layout.group, ahead = b + 1 < me.end(blocks) ? view.layout.width : 0;
+        backward_block<E, Gate>(view, first, least_of(view.layout.group, view.job.channels - first), ahead);
     }
 }
 
@@ -170,9 +172,9 @@ void backward_rows(const View<E>& view, const Member& me, Sums* partial) {
     if (layout.rest && me.rank == me.size - 1) {
         differentiate_run<E, Gate>(view.row(layout.rows, layout.rest), table, job, traffic);
     }
-    for (int64_t r = me.end(layout.rows) - 1; r >= me.begin(layout.rows); --r) {
+    latest_first(view, me, [&](int64_t r) {
         differentiate_run<E, Gate>(view.row(r, layout.width), table, job, traffic);
-    }
+    });
 }
 
 template <class E, class Gate>

@@ -133,6 +133,7 @@ struct ColumnMoments {
     template <class E>
     auto deviations(const E* x, int64_t pitch) {
         return [this, x, pitch](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
+            fetch(x + row * pitch + j, kAbreast * pitch);
             const auto d = load(x + row * pitch + j, extent, A(0)) - load(pivot + j, Whole{});
             sum1 = sum1 + d;
             sum2 = multiply_add(d, d, sum2);

@@ -8,6 +8,9 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
+// Bytes of a stretch of rows that is walked in rising order.
+constexpr int64_t kStretch = int64_t(1) << 18;
+
 inline void keep(const Job& job, int64_t c, const Running& running) {
     job.mean[c] = running.mean;
     job.m2[c] = running.m2;
@@ -102,7 +105,7 @@ int64_t table_bytes(int64_t width) {
 }
 
 template <class E, class Act>
-void forward_block(const View<E>& view, int64_t first, int64_t channels) {
+void forward_block(const View<E>& view, int64_t first, int64_t channels, int64_t ahead) {
     using A = Compute<E>;
     const Job& job = view.job;
     const int64_t width = channels * job.inner;
@@ -118,7 +121,7 @@ void forward_block(const View<E>& view, int64_t first, int64_t channels) {
     Table<A> table = table_of<A>(scratch, width);
     for (int64_t j = 0; j < width; ++j) table.set(j, forward_numbers<A>(job, first + j / job.inner));
     for (int64_t n = 0; n < job.batch; ++n) {
-        normalize_run<E, Act>(view.block(n, first, width), table, job.slope, {view.past_caches(), 0});
+        normalize_run<E, Act>(view.block(n, first, width), table, job.slope, {view.past_caches(), ahead});
     }
 }
 
@@ -126,8 +129,8 @@ template <class E, class Act>
 void forward_blocks(const View<E>& view, const Member& me) {
     const int64_t blocks = ceil_div(view.job.channels, view.layout.group);
     for (int64_t b = me.begin(blocks); b < me.end(blocks); ++b) {
-        const int64_t first = b * view.layout.group;
-        forward_block<E, Act>(view, first, least_of(view.layout.group, view.job.channels - first));
+        const int64_t first = b * view.layout.group, ahead = b + 1 < me.end(blocks) ? view.layout.width : 0;
+        forward_block<E, Act>(view, first, least_of(view.layout.group, view.job.channels - first), ahead);
     }
 }
 
@@ -161,6 +164,17 @@ void row_moments(const View<E>& view, const Member& me, Running* partial) {
     me.wait();
 }
 
+// The rows whose statistics were taken last are still in the cache and come first, in stretches long enough for the
+// machine's own prefetching.
+template <class E, class Body>
+void latest_first(const View<E>& view, const Member& me, Body&& body) {
+    const int64_t first = me.begin(view.layout.rows), last = me.end(view.layout.rows);
+    const int64_t stretch = 1 + kStretch / (view.layout.width * int64_t(sizeof(E)));
+    for (int64_t end = last; end > first; end -= stretch) {
+        for (int64_t r = end - stretch < first ? first : end - stretch; r < end; ++r) body(r);
+    }
+}
+
 template <class E, class Act>
 void forward_rows(const View<E>& view, const Member& me, Running* partial) {
     using A = Compute<E>;
@@ -175,10 +189,9 @@ void forward_rows(const View<E>& view, const Member& me, Running* partial) {
     if (layout.rest && me.rank == me.size - 1) {
         normalize_run<E, Act>(view.row(layout.rows, layout.rest), table, job.slope, traffic);
     }
-    // Backwards: the rows whose moments were taken last are still in the cache.
-    for (int64_t r = me.end(layout.rows) - 1; r >= me.begin(layout.rows); --r) {
+    latest_first(view, me, [&](int64_t r) {
         normalize_run<E, Act>(view.row(r, layout.width), table, job.slope, traffic);
-    }
+    });
 }
 
 template <class E, class Act>

@@ -44,8 +44,8 @@ inline Layout rows_of(int64_t positions, int64_t channels) {
     int64_t group = repeats_to_grain(channels);
     if (group * channels > kLongestRow) {
         group = 1;
-    } else if (group * channels < kRow / 8) {
-        group *= kRow / 8 / (group * channels);
+    } else if (group * channels < kRow / 2) {
+        group *= kRow / 2 / (group * channels);
     }
     Layout l{Cut::rows, group, group * channels, positions / group, group * channels, 0, 0, 0};
     l.rest = (positions % group) * channels;

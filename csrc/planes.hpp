@@ -45,9 +45,7 @@ void add_plane(Running& running, const E* x, int64_t phase, int64_t length) {
         const int64_t at = phase + i;
         A pivot = A(running.mean);
         if (running.count == 0) {
-            A first;
-            const auto opening = load(x + i, Part{1});
-            __builtin_memcpy(&first, &opening, sizeof(A));
+            const A first = load(x + i, Part{1}).part[0][0];
             pivot = A(double(first) + deviations(x + i, at, piece, first).first / double(piece));
         }
         const Sums sums = deviations(x + i, at, piece, pivot);
@@ -57,7 +55,7 @@ void add_plane(Running& running, const E* x, int64_t phase, int64_t length) {
 
 // Adds what a plane contributes to the sums of dy and dy * (x - centre).
 template <class E, class Gate>
-void add_products(Sums& sums, const Run<E>& run, const Uniform<Compute<E>>& numbers, double slope) {
+void add_products(Sums& sums, const Run<E> run, const Uniform<Compute<E>> numbers, double slope) {
     using A = Compute<E>;
     const auto below = broadcast(A(slope));
     chunks(run.phase, run.length, [&](int64_t i, int64_t piece) {

@@ -92,7 +92,7 @@ NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
 }
 
 template <class E, class Act, class Numbers>
-void normalize_run(const Run<E>& run, const Numbers& numbers, double slope, Traffic traffic) {
+void normalize_run(const Run<E> run, const Numbers numbers, double slope, const Traffic traffic) {
     using A = Compute<E>;
     const auto below = broadcast(A(slope));
     walk<A>(run.phase, run.length, [&](int64_t i, auto extent) NORMSCOPE_LAMBDA {
@@ -150,19 +150,20 @@ struct Remembered {
 };
 
 template <class E, class Gate, class Numbers>
-void differentiate_run(const Run<E>& run, const Numbers& numbers, const Job& job, Traffic traffic) {
+void differentiate_run(const Run<E> run, const Numbers numbers, const Job& job, const Traffic traffic) {
     using A = Compute<E>;
     const auto below = broadcast(A(job.slope));
+    const bool batch_statistics = job.batch_statistics;
     walk<A>(run.phase, run.length, [&](int64_t i, auto extent) NORMSCOPE_LAMBDA {
         fetch(run.dy + i, traffic.ahead);
         Pack<A> x = zero<A>();
-        if (Gate::reads_x || job.batch_statistics) {
+        if (Gate::reads_x || batch_statistics) {
             fetch(run.x + i, traffic.ahead);
             x = load(run.x + i, extent);
         }
         const auto g = Gate::pass(load(run.dy + i, extent), x, numbers, below, run, i);
         Pack<A> dx = numbers.at(dy_gain, i) * g;
-        if (job.batch_statistics) {
+        if (batch_statistics) {
             const auto linear = multiply_add(x - numbers.at(centre, i), numbers.at(x_gain, i), numbers.at(offset, i));
             dx = multiply_add(numbers.at(dy_gain, i), g, linear);
         }

@@ -31,6 +31,21 @@ struct RegisterOf {
 template <class E, int Bytes = kRegister>
 using Register = typename RegisterOf<E, Bytes>::type;
 
+// The same register wherever it lies in memory. Going through these and never through memcpy of a whole pack matters:
+// that one is compiled to a copy by halves on the stack.
+template <class E, int Bytes>
+struct UnalignedOf {
+    typedef E type __attribute__((vector_size(Bytes), aligned(sizeof(E)), may_alias));
+};
+template <class E, int Bytes = kRegister>
+NORMSCOPE_INLINE Register<E, Bytes> load_register(const void* from) {
+    return *static_cast<const typename UnalignedOf<E, Bytes>::type*>(from);
+}
+template <class E, int Bytes = kRegister>
+NORMSCOPE_INLINE void store_register(void* to, Register<E, Bytes> value) {
+    *static_cast<typename UnalignedOf<E, Bytes>::type*>(to) = value;
+}
+
 template <class A>
 struct IntegerOf;
 template <>
@@ -118,10 +133,10 @@ NORMSCOPE_INLINE Pack<A> zero() {
 
 template <class A>
 NORMSCOPE_INLINE double sum(const Pack<A>& a) {
-    A lane[Pack<A>::lanes];
-    __builtin_memcpy(lane, &a, kPack);
     double total = 0;
-    for (int i = 0; i < Pack<A>::lanes; ++i) total += static_cast<double>(lane[i]);
+    for (int p = 0; p < kParts; ++p) {
+        for (int i = 0; i < Pack<A>::lanes / kParts; ++i) total += static_cast<double>(a.part[p][i]);
+    }
     return total;
 }
 

@@ -29,7 +29,8 @@ using Compute = typename ComputeOf<E>::type;
 template <class A>
 NORMSCOPE_INLINE Pack<A> load(const A* from, Whole) {
     Pack<A> out;
-    __builtin_memcpy(&out, from, kPack);
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = load_register<A>(from + p * (kRegister / int(sizeof(A))));
     return out;
 }
 
@@ -37,8 +38,7 @@ NORMSCOPE_INLINE Pack<float> load(const bfloat16* from, Whole) {
     Pack<float> out;
 #pragma GCC unroll 4
     for (int p = 0; p < kParts; ++p) {
-        Register<uint16_t, kRegister / 2> narrow;
-        __builtin_memcpy(&narrow, from + p * (kRegister / 4), kRegister / 2);
+        const auto narrow = load_register<uint16_t, kRegister / 2>(from + p * (kRegister / 4));
         out.part[p] = (Register<float>)(__builtin_convertvector(narrow, Register<uint32_t>) << 16);
     }
     return out;
@@ -54,14 +54,14 @@ NORMSCOPE_INLINE Register<uint16_t, kRegister / 2> narrowed(Register<float> valu
 
 template <class A>
 NORMSCOPE_INLINE void store(A* to, const Pack<A>& value, Whole) {
-    __builtin_memcpy(to, &value, kPack);
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) store_register<A>(to + p * (kRegister / int(sizeof(A))), value.part[p]);
 }
 
 NORMSCOPE_INLINE void store(bfloat16* to, const Pack<float>& value, Whole) {
 #pragma GCC unroll 4
     for (int p = 0; p < kParts; ++p) {
-        const auto narrow = narrowed(value.part[p]);
-        __builtin_memcpy(to + p * (kRegister / 4), &narrow, kRegister / 2);
+        store_register<uint16_t, kRegister / 2>(to + p * (kRegister / 4), narrowed(value.part[p]));
     }
 }
 
@@ -71,8 +71,7 @@ NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Part part, Compute<E> fill
     E narrow[Pack<Compute<E>>::lanes] = {};
     __builtin_memcpy(narrow, from, part.count * sizeof(E));
     Compute<E> wide[Pack<Compute<E>>::lanes];
-    const Pack<Compute<E>> loaded = load(narrow, Whole{});
-    __builtin_memcpy(wide, &loaded, kPack);
+    store(wide, load(narrow, Whole{}), Whole{});
     for (int64_t i = part.count; i < Pack<Compute<E>>::lanes; ++i) wide[i] = fill;
     return load(wide, Whole{});
 }
