@@ -13,6 +13,7 @@ _HOMES = {
     "Measurement": "records",
     "Moments": "moments",
     "NormscopeError": "errors",
+    "Scope": "probes.scope",
     "nn": "",
 }
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from normscope.errors import InputError as InputError
     from normscope.errors import NormscopeError as NormscopeError
     from normscope.moments import Moments as Moments
+    from normscope.probes.scope import Scope as Scope
     from normscope.records import Measurement as Measurement
 
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -291,7 +292,8 @@ def _build(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         known = {item.name for item in dataclasses.fields(kind)}
-        return kind(**{key: _build(hints[key], item) for key, item in value.items() if key in known})
+        make = typing.cast("Callable[..., Any]", kind)
+        return make(**{key: _build(hints[key], item) for key, item in value.items() if key in known})
     if origin is tuple:
         inner = typing.get_args(kind)
         if len(inner) == 2 and inner[1] is Ellipsis:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from normscope.model.find import NormLayer, Unsupported
+from normscope.model.preserve import mode, preserved, preserved_buffers, preserved_rng, replayable
+
+__all__ = [
+    "around_call",
+    "before_forward",
+    "functional_calls",
+    "mode",
+    "on_forward",
+    "on_module",
+    "on_normalized",
+    "preserved",
+    "preserved_buffers",
+    "preserved_rng",
+    "replayable",
+]
 
 Seen = Callable[[NormLayer, nn.Module, Tensor, Tensor], Tensor | None]
 Incoming = Callable[[NormLayer, nn.Module, Tensor], Tensor | None]
@@ -55,27 +68,29 @@ def before_forward(layers: list[NormLayer] | tuple[NormLayer, ...], incoming: In
     with ExitStack() as stack:
         for layer in layers:
 
-            def hook(module: nn.Module, args: tuple[Any, ...], layer: NormLayer = layer) -> tuple[Any, ...] | None:
-                changed = incoming(layer, module, args[0])
-                return None if changed is None else (changed, *args[1:])
+            def hook(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: NormLayer = layer
+            ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+                changed = incoming(layer, module, _first(args, kwargs))
+                return None if changed is None else _with_first(args, kwargs, changed)
 
-            stack.callback(layer.module.register_forward_pre_hook(hook).remove)
+            stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
 class _Normalized(TorchFunctionMode):
-    """Catches what functional batch norm returns inside of a layer that goes on to an activation of its own."""
+    """Copies what functional batch norm returns inside of a layer, before an activation there works on it in place."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside: list[Tensor | None] = []
+        self.inside: list[list[Tensor]] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONAL and self.inside:
-            self.inside[-1] = output
+        if func in _FUNCTIONAL and self.inside and isinstance(output, Tensor):
+            self.inside[-1].append(output.detach().clone())
         return output
 
 
@@ -85,17 +100,17 @@ def on_normalized(
 ) -> Iterator[None]:
     """Call `seen(layer, module, normalized)` after each forward of `layers`.
 
-    `normalized` is the pre-activation: what functional batch norm returned inside of the layer if it was called there
-    (layers with an activation built in, such as timm's), else the output of the layer.
+    `normalized` is the pre-activation: what functional batch norm returned inside of the layer if it was called there,
+    once (layers with an activation built in, such as timm's), else the output of the layer.
     """
     catcher = _Normalized()
 
     def enter(_layer: NormLayer, _module: nn.Module, _x: Tensor) -> None:
-        catcher.inside.append(None)
+        catcher.inside.append([])
 
     def leave(layer: NormLayer, module: nn.Module, _x: Tensor, output: Tensor) -> None:
         caught = catcher.inside.pop()
-        seen(layer, module, output if caught is None else caught)
+        seen(layer, module, caught[0] if len(caught) == 1 else output)
 
     with before_forward(layers, enter), on_forward(layers, leave), catcher:
         yield
@@ -113,6 +128,46 @@ def on_module(module: nn.Module, seen: Callable[[tuple[Any, ...], dict[str, Any]
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def around_call(
+    module: nn.Module, before: Callable[[], None], after: Callable[[tuple[Any, ...], dict[str, Any]], None]
+) -> Iterator[None]:
+    """Call `before()` and `after(args, kwargs)` around each call of `module`, outside of what torch.compile traces.
+
+    `after` is called when the forward raises, too.
+    """
+    compiled = module._compiled_call_impl
+    if compiled is not None:
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before()
+            try:
+                return compiled(*args, **kwargs)
+            finally:
+                after(args, kwargs)
+
+        module._compiled_call_impl = call
+        try:
+            yield
+        finally:
+            module._compiled_call_impl = compiled
+        return
+
+    def enter(_: nn.Module, _args: object) -> None:
+        before()
+
+    def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: object) -> None:
+        after(args, kwargs)
+
+    first = module.register_forward_pre_hook(enter, prepend=True)
+    last = module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+    try:
+        yield
+    finally:
+        first.remove()
+        last.remove()
 
 
 class _Functional(TorchFunctionMode):
@@ -145,118 +200,3 @@ def functional_calls(layers: tuple[NormLayer, ...]) -> Iterator[list[Unsupported
         unsupported.append(
             Unsupported("", f"{len(calls)} call(s) of functional batch norm in a forward belong to no module")
         )
-
-
-def _clone(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _clone(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_clone(item) for item in value)
-    return value
-
-
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Put the states of torch's (CPU and started CUDA devices), NumPy's and Python's generators back on leaving."""
-    cpu, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        torch.set_rng_state(cpu)
-        np.random.set_state(numpy)  # noqa: NPY002
-        random.setstate(python)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-@contextmanager
-def preserved_buffers(model: nn.Module) -> Iterator[None]:
-    """Put every buffer (running statistics, num_batches_tracked, ...) back on leaving: same tensors, same values."""
-    slots = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
-    values = [None if value is None else value.detach().clone() for _, _, value in slots]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for (module, name, value), saved in zip(slots, values, strict=True):
-                module._buffers[name] = value
-                if value is not None and saved is not None:
-                    value.copy_(saved)
-
-
-@contextmanager
-def preserved(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[None]:
-    """Leave `model` exactly as it was: parameters, buffers, .grad, flags, optimizer state and generators.
-
-    Tensors keep their identity; only their values are put back.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    parameters = list(dict.fromkeys(model.parameters()))
-    values = [value.detach().clone() for value in parameters]
-    requires = [value.requires_grad for value in parameters]
-    grads = [(value.grad, None if value.grad is None else value.grad.detach().clone()) for value in parameters]
-    state = None
-    if optimizer is not None:
-        state = [(key, dict(entry), _clone(dict(entry))) for key, entry in optimizer.state.items()]
-        groups = [dict(group) for group in optimizer.param_groups]
-    with preserved_rng(), preserved_buffers(model):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value, (grad, saved), needed in zip(parameters, values, grads, requires, strict=True):
-                    parameter.requires_grad_(needed)
-                    parameter.copy_(value)
-                    parameter.grad = grad
-                    if grad is not None and saved is not None:
-                        grad.copy_(saved)
-            for module, training in flags:
-                module.training = training
-            if optimizer is not None and state is not None:
-                _restore_optimizer(optimizer, state, groups)
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    state: list[tuple[Any, dict[str, Any], dict[str, Any]]],
-    groups: list[dict[str, Any]],
-) -> None:
-    optimizer.state.clear()
-    for key, live, saved in state:
-        for name, value in live.items():
-            if isinstance(value, Tensor):
-                with torch.no_grad():
-                    value.copy_(saved[name])
-            else:
-                live[name] = saved[name]
-        optimizer.state[key] = live
-    for group, was in zip(optimizer.param_groups, groups, strict=True):
-        group.clear()
-        group.update(was)
-
-
-@contextmanager
-def replayable(model: nn.Module) -> Iterator[None]:
-    """Let a closure run any number of times without a trace: same random draws each time, buffers put back.
-
-    Compiled parts run eagerly, so that hooks are seen, and DistributedDataParallel does not wait for a backward
-    pass that never comes: gradients taken inside are those of this process.
-    """
-    local = getattr(model, "no_sync", nullcontext)
-    with torch.compiler.set_stance("force_eager"), local(), preserved_rng(), preserved_buffers(model):
-        yield
-
-
-@contextmanager
-def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Set train or eval mode for a while; each module's own flag is put back on leaving."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.train(training)
-        yield
-    finally:
-        for module, was in flags:
-            module.training = was

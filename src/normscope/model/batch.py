@@ -71,11 +71,13 @@ def output_of(output: Any) -> Tensor:
 
 
 def split(batch: Any, *, labelled: bool = True) -> Batch:
-    """A user's batch as `Batch`: (input, target), (input, ..., target), ((inputs), target), dict with a target key, or a tensor.
+    """A user's batch as `Batch`.
+
+    Forms: (input, target), (input, ..., target), ((inputs), target), a dict with a target key, or a bare tensor.
 
     Args:
         batch: What the loader yielded.
-        labelled: Whether the last item of a tuple, or a target key of a dict, is the target; unlabelled data may lack it.
+        labelled: Whether the last item of a tuple, or a target key of a dict, must be the target.
 
     Raises:
         SpecError: None of these forms.
@@ -133,9 +135,15 @@ def _describe(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """A data set in memory: every tensor of its batches, concatenated on the first dimension."""
+    """A data set in memory: every tensor of its batches, concatenated on the first dimension.
+
+    Attributes:
+        whole: All of it as one batch.
+        batch: Examples in the loader's first batch: the mini-batch that its owner trains with.
+    """
 
     whole: Batch
+    batch: int = 64
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -197,7 +205,7 @@ class Examples:
         kwargs = {key: torch.cat([part.kwargs[key] for part in parts])[:limit] for key in parts[0].kwargs}
         args = tuple(torch.cat([part.args[at] for part in parts])[:limit] for at in range(len(parts[0].args)))
         targets = [part.target for part in parts if part.target is not None]
-        return cls(Batch(args, kwargs, torch.cat(targets)[:limit] if targets else None))
+        return cls(Batch(args, kwargs, torch.cat(targets)[:limit] if targets else None), len(parts[0]))
 
 
 def _iterate(loader: Iterable[Any], name: str) -> Iterable[Any]:
@@ -219,9 +227,10 @@ def _iterate(loader: Iterable[Any], name: str) -> Iterable[Any]:
 def _check(part: Batch, first: Batch, at: int, name: str) -> None:
     if len(part.args) != len(first.args) or set(part.kwargs) != set(first.kwargs):
         raise SpecError(f"expected every batch of {name} to have the form of the first, batch {at} has another")
-    targets = [("the target", part.target, first.target)] if part.target is not None else []
     pairs = [(key, x, dict(first.leaves)[key]) for key, x in part.leaves]
-    for key, value, like in pairs + targets:  # type: ignore[operator]
+    if part.target is not None and first.target is not None:
+        pairs.append(("the target", part.target, first.target))
+    for key, value, like in pairs:
         if value.shape[1:] != like.shape[1:]:
             raise SpecError(
                 f"expected {key} of every example of {name} to have shape {list(like.shape[1:])}, batch {at} has"

@@ -108,6 +108,11 @@ def kind_of(module: nn.Module) -> str | None:
     return "frozen" if {"weight", "bias"} <= set(module._buffers) else "foreign"
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile wraps `model` or a part of it: hooks inside of that part are not called."""
+    return any("_orig_mod" in module._modules or module._compiled_call_impl is not None for module in model.modules())
+
+
 def find(model: nn.Module) -> Found:
     """Every batch-norm layer of `model`, wrappers looked through, shared modules listed once with their other names.
 

@@ -8,7 +8,6 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from normscope.errors import SpecError
 from normscope.model.batch import Batch, Examples
+from normscope.model.given import Spec
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
 # Examples of a user's data that are held in memory, at most.
 LIMIT = 20_000
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Where the parts of a user's task are: 'pkg.module:name' or 'file.py:name'; None for the default.
-
-    Attributes:
-        model: A factory without arguments that returns a torch.nn.Module.
-        data: A factory without arguments that returns a loader, or (training loader, held-out loader).
-        shifted: A factory of unlabelled or labelled data from the place where the model is used.
-        loss: A function (output, target) -> scalar tensor.
-        metric: A function (output, target) -> number, larger is better.
-        checkpoint: Weights to start from: .safetensors, or a file for torch.load(weights_only=True).
-        device: 'cpu', 'cuda', 'cuda:1', 'mps'.
-        amp: Whether forward passes run under autocast to bfloat16.
-    """
-
-    model: str
-    data: str
-    shifted: str | None = None
-    loss: str | None = None
-    metric: str | None = None
-    checkpoint: str | None = None
-    device: str = "cpu"
-    amp: bool = False
 
 
 def resolve(path: str, what: str) -> Any:

@@ -13,6 +13,7 @@ from normscope.moments import Moments, log_deviation_ratio, standardized_distanc
 from normscope.probes.order import Order, Site, modules_named, order_of
 from normscope.probes.replay import Loss, gradient_of, loss_of, trainable
 from normscope.probes.step import placed, stepped
+from normscope.probes.summary import root_mean_square
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
@@ -93,14 +94,14 @@ def _coupling(
     order = order_of(model, loss)
     found, moved = {}, {id(p): v for p, v in zip(parameters, after, strict=True)}
     chosen = list(sites) if sites is not None else [(s.name, s.module) for s in order.stages()[1:]]
-    start, inputs = _inputs(model, loss, chosen)
+    start, inputs = inputs_of(model, loss, chosen)
     for name, module in _in_order(order, chosen):
         below = [p for p in order.below(module) if id(p) in moved]
         if not below or name not in inputs:
             continue
         with placed(below, [moved[id(p)] for p in below]):
-            value, there = _inputs(model, loss, [(name, module)])
-        found[name] = _compare(inputs[name], there[name], value - start)
+            value, there = inputs_of(model, loss, [(name, module)])
+        found[name] = compare(inputs[name], there[name], value - start)
     return found
 
 
@@ -109,8 +110,8 @@ def _in_order(order: Order, chosen: Sequence[Site]) -> list[Site]:
     return sorted((s for s in chosen if id(s[1]) in position), key=lambda s: position[id(s[1])])
 
 
-def _inputs(model: nn.Module, loss: Loss, sites: Sequence[Site]) -> tuple[float, dict[str, Tensor]]:
-    """The loss and the input of each site at its first use."""
+def inputs_of(model: nn.Module, loss: Loss, sites: Sequence[Site]) -> tuple[float, dict[str, Tensor]]:
+    """The loss, and the input of each site at its first use, by name."""
     found: dict[str, Tensor] = {}
 
     def enter(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
@@ -121,20 +122,16 @@ def _inputs(model: nn.Module, loss: Loss, sites: Sequence[Site]) -> tuple[float,
     return value, found
 
 
-def _compare(before: Tensor, after: Tensor, change: float) -> Coupling:
+def compare(before: Tensor, after: Tensor, change: float = 0.0) -> Coupling:
+    """How one layer's input, shape [batch, channels, ...], moved from `before` to `after`; `change` is the loss's."""
     a, b = Moments.of(before), Moments.of(after)
     moved = (after.double() - before.double()).square().sum()
     return Coupling(
-        _rms(standardized_distance(a, b)),
-        _rms(log_deviation_ratio(a, b)),
+        root_mean_square(standardized_distance(a, b)),
+        root_mean_square(log_deviation_ratio(a, b)),
         float((moved / a.m2.sum()).sqrt()),
         change,
     )
-
-
-def _rms(values: Tensor) -> float:
-    finite = values[values.isfinite()]
-    return float(finite.square().mean().sqrt()) if finite.numel() else float("nan")
 
 
 def measurements(found: dict[str, Coupling], moved_by: str, step: int | None = None) -> list[Measurement]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Values widened to float64 at a time.
 _CHUNK = 1 << 22
+# Up to this many examples in the pool for each one drawn, a product with counts is faster than gathering.
+_COUNTED = 40
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,29 @@ class ExampleMoments:
         Returns:
             Moments whose mean and m2 have shape [channels] or [draws, channels].
         """
+        if index is not None and index.dim() == 2 and len(self) <= _COUNTED * index.shape[1]:
+            return self._counted(index)
         mean, m2 = (self.mean, self.m2) if index is None else (self.mean[index], self.m2[index])
         centre = mean.mean(-2, keepdim=True)
         between = (mean - centre).square().sum(-2)
         count = mean.new_tensor(float(mean.shape[-2] * self.positions))
         return Moments(count, centre.squeeze(-2), m2.sum(-2) + self.positions * between)
+
+    def _counted(self, index: Tensor) -> Moments:
+        """`moments` of many draws at once: how often each example was drawn, times the moments of the examples.
+
+        About the population mean; what is only rounding beside the total is the 0 of a draw that does not vary.
+        """
+        times = self.mean.new_zeros(len(index), len(self)).scatter_add_(
+            1, index, self.mean.new_ones(1, 1).expand_as(index)
+        )
+        middle = self.mean.mean(0)
+        gap = self.mean - middle
+        centre = times @ gap / index.shape[1]
+        total = times @ (self.m2 + self.positions * gap.square())
+        count = self.mean.new_tensor(float(index.shape[1] * self.positions))
+        m2 = total - count * centre.square()
+        return Moments(count, middle + centre, torch.where(m2 > 1e-12 * total, m2, torch.zeros_like(m2)))
 
     def squares(self) -> Tensor:
         """Mean over each example of (x - population mean)^2, shape [examples, channels]."""

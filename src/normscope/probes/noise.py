@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from normscope.model.attach import mode, on_normalized, replayable
 from normscope.model.find import NormLayer, find
 from normscope.probes.population import population_mode
+from normscope.probes.summary import mean, root_mean_square
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from normscope.probes.examples import ExampleMoments
     from normscope.probes.replay import Run
@@ -90,23 +91,25 @@ def noise_of(pool: ExampleMoments, batch: int, repeats: int = 200, seed: int = 0
     scale = (drawn.deviation() / sigma)[:, live]
     kept = (scale > 0).all(0)
     shift, scale = shift[:, kept], scale[:, kept]
+    if not shift.numel():
+        return Noise(batch, *[math.nan] * 11)
     between, kurtosis, correlation = (value[live][kept] for value in _draw_theory(pool))
     a, b = 1 / scale, -shift / scale
     second = scale.square() + shift.square()
     power = ((a - 1).square() * second + 2 * (a - 1) * b * shift + b.square()).mean(0)
     return Noise(
         batch,
-        _rms(shift.std(0)),
-        _rms((between / batch).sqrt()),
-        _rms(scale.std(0)),
-        _rms(((kurtosis - 1) / (4 * batch)).sqrt()),
-        1 / _mean(shift.var(0)) if shift.numel() else math.nan,
-        _mean(a.var(0)),
-        _mean(b.var(0)),
-        _mean(power),
-        _mean((between + (kurtosis - 1) / 4) / batch),
-        _mean(_correlation(shift, scale.square())),
-        _mean(correlation),
+        root_mean_square(shift.std(0)),
+        root_mean_square((between / batch).sqrt()),
+        root_mean_square(scale.std(0)),
+        root_mean_square(((kurtosis - 1) / (4 * batch)).sqrt()),
+        1 / mean(shift.var(0)),
+        mean(a.var(0)),
+        mean(b.var(0)),
+        mean(power),
+        mean((between + (kurtosis - 1) / 4) / batch),
+        mean(_correlation(shift, scale.square())),
+        mean(correlation),
     )
 
 
@@ -129,15 +132,6 @@ def _draw_theory(pool: ExampleMoments) -> tuple[Tensor, Tensor, Tensor]:
 def _correlation(left: Tensor, right: Tensor) -> Tensor:
     left, right = left - left.mean(0), right - right.mean(0)
     return (left * right).sum(0) / (left.square().sum(0) * right.square().sum(0)).sqrt()
-
-
-def _mean(values: Tensor) -> float:
-    finite = values[values.isfinite()]
-    return float(finite.mean()) if finite.numel() else math.nan
-
-
-def _rms(values: Tensor) -> float:
-    return math.sqrt(_mean(values.square()))
 
 
 def noise(
@@ -201,7 +195,7 @@ def accumulated(
             for name, value in noisy.items():
                 gap = (value.double() - quiet[name].double()).square().movedim(1, 0).flatten(1).mean(1)
                 error[name] = error.get(name, torch.zeros_like(gap)) + gap / repeats
-    return {name: _mean(value / variance[name]) for name, value in error.items()}
+    return {name: mean(value / variance[name]) for name, value in error.items()}
 
 
 def _output_variance(layer: NormLayer, pool: ExampleMoments) -> Tensor:
@@ -225,7 +219,7 @@ def _outputs(model: nn.Module, layers: Sequence[NormLayer], run: Run, *, trainin
     return found
 
 
-def measurements(found: dict[str, tuple[Noise, ...]], step: int | None = None) -> list[Measurement]:
+def measurements(found: Mapping[str, Sequence[Noise]], step: int | None = None) -> list[Measurement]:
     """Each layer's noise beside its theory."""
     out = []
     for name, sizes in found.items():

@@ -146,13 +146,13 @@ def measurements(
     out = []
     for name, shift in shifts.items():
         out += [
-            Measurement("santurkar", "relative gradient shift", name, step, shift.relative),
-            Measurement("santurkar", "cosine of the gradient shift", name, step, shift.cosine),
+            Measurement("gradient shift", "relative change of the gradient", name, step, shift.relative),
+            Measurement("gradient shift", "cosine of the angle", name, step, shift.cosine),
         ]
     if along is not None:
         out += [
-            Measurement("santurkar", "loss variation", "", step, along.variation),
-            Measurement("santurkar", "gradient predictiveness", "", step, along.predictiveness),
-            Measurement("santurkar", "effective smoothness", "", step, along.smoothness),
+            Measurement("landscape", "loss variation", "", step, along.variation),
+            Measurement("landscape", "gradient predictiveness", "", step, along.predictiveness),
+            Measurement("landscape", "effective smoothness", "", step, along.smoothness),
         ]
     return out

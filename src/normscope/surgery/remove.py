@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope import nn as norm_layers
+from normscope.errors import UnsupportedError
 from normscope.model.find import NormLayer, find
+from normscope.nn.ghost import ghosts
 
 
 class ChannelAffine(nn.Module):
@@ -32,7 +35,7 @@ class ChannelAffine(nn.Module):
 
 
 class StatisticNoise(nn.Module):
-    """A batch norm followed by Gaussian noise on its normalized values, one draw per channel and mini-batch.
+    """A batch norm followed by Gaussian noise on its normalized values, one draw per channel and group of examples.
 
     y = gamma * (a * z_norm + b) + beta with a ~ N(1, scale^2) and b ~ N(0, shift^2), in training only: the control for
     the noise that mini-batch statistics carry.
@@ -41,12 +44,13 @@ class StatisticNoise(nn.Module):
         layer: The batch norm.
         scale: Standard deviation of the multiplicative part.
         shift: Standard deviation of the additive part.
+        group: Examples that share a draw, as a ghost batch shares its statistics; 0 for the whole mini-batch.
     """
 
-    def __init__(self, layer: nn.Module, scale: float, shift: float) -> None:
+    def __init__(self, layer: nn.Module, scale: float, shift: float, group: int = 0) -> None:
         super().__init__()
         self.layer = layer
-        self.scale, self.shift = scale, shift
+        self.scale, self.shift, self.group = scale, shift, group
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for `x`, shape [batch, channels, *spatial], with noise in training."""
@@ -54,11 +58,25 @@ class StatisticNoise(nn.Module):
         if not self.training:
             return y
         shape = [1, -1] + [1] * (x.dim() - 2)
-        draws = torch.randn(2, y.shape[1], dtype=y.dtype, device=y.device)
-        a, b = 1 + self.scale * draws[0].view(shape), self.shift * draws[1].view(shape)
+        rows = [*y.shape[:2]] + [1] * (x.dim() - 2)
+        draws = statistic_draws(y.shape[0], self.group, y.shape[1:2]).to(y).transpose(1, 2)
+        a, b = 1 + self.scale * draws[0].reshape(rows), self.shift * draws[1].reshape(rows)
         gamma, beta = affine_of(self.layer, y.shape[1])
         gamma, beta = gamma.to(y).view(shape), beta.to(y).view(shape)
         return beta + a * (y - beta) + gamma * b
+
+
+def statistic_draws(examples: int, group: int, units: Sequence[int]) -> Tensor:
+    """Two independent standard normal draws for each unit and group of examples, shape [2, *units, examples].
+
+    Args:
+        examples: Examples in the mini-batch.
+        group: Examples that share a draw, cut as ghost batches are; 0 for all of them.
+        units: Shape of what draws its own.
+    """
+    runs = ghosts(examples, group) if group else [(1, examples)]
+    sizes = torch.tensor([size for number, size in runs for _ in range(number)])
+    return torch.randn(2, *units, len(sizes)).repeat_interleave(sizes, -1)
 
 
 def affine_of(layer: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
@@ -98,18 +116,29 @@ def remove_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def to_ghost(model: nn.Module, size: int) -> nn.Module:
-    """`model` with each of torch's batch norms normalizing groups of `size` examples; in place."""
-    ghosts = {
+    """`model` with each of torch's batch norms normalizing groups of `size` examples; in place.
+
+    An activation that a layer carries (timm's BatchNormAct2d) is kept behind it. Frozen layers stay.
+
+    Raises:
+        UnsupportedError: A layer normalizes by the mini-batch but is none of torch's.
+    """
+    kinds = {
         nn.BatchNorm1d: norm_layers.GhostBatchNorm1d,
         nn.BatchNorm2d: norm_layers.GhostBatchNorm2d,
         nn.BatchNorm3d: norm_layers.GhostBatchNorm3d,
     }
     for layer in find(model).require().layers:
         old = layer.module
-        kind = next((ghost for base, ghost in ghosts.items() if isinstance(old, base)), None)
-        if kind is None or not isinstance(old, _BatchNorm):
+        kind = next((ghost for base, ghost in kinds.items() if isinstance(old, base)), None)
+        if layer.kind == "frozen":
             continue
-        new = kind(
+        if kind is None or not isinstance(old, _BatchNorm):
+            raise UnsupportedError(
+                f"expected torch's BatchNorm1d, 2d or 3d to make ghost batches of, {layer.name} is a"
+                f" {type(old).__name__}; replace it by torch's layer"
+            )
+        new: nn.Module = kind(
             old.num_features,
             eps=old.eps,
             momentum=old.momentum,
@@ -118,12 +147,18 @@ def to_ghost(model: nn.Module, size: int) -> nn.Module:
             ghost_size=size,
         )
         new.load_state_dict(old.state_dict())
+        extras = [part for part in old.children() if not isinstance(part, nn.Identity)]
+        new = nn.Sequential(new, *extras) if extras else new
         model = swap(model, layer, new.train(old.training))
     return model
 
 
-def after_norm(model: nn.Module, *, dropout: float = 0.0, noise: tuple[float, float] = (0.0, 0.0)) -> nn.Module:
+def after_norm(
+    model: nn.Module, *, dropout: float = 0.0, noise: tuple[float, float] = (0.0, 0.0), group: int = 0
+) -> nn.Module:
     """`model` with dropout, or noise of the statistics, at every place where batch norm stands or stood; in place.
+
+    A draw of the noise is shared by `group` examples, by the whole mini-batch for 0.
 
     Dropout stands right behind the layer: before a ReLU it acts exactly as behind it.
     """
@@ -131,7 +166,7 @@ def after_norm(model: nn.Module, *, dropout: float = 0.0, noise: tuple[float, fl
     for layer in [*find(model).layers, *places]:
         new = layer.module
         if noise != (0.0, 0.0) and not isinstance(new, ChannelAffine):
-            new = StatisticNoise(new, *noise)
+            new = StatisticNoise(new, *noise, group)
         if dropout:
             new = nn.Sequential(new, nn.Dropout(dropout))
         model = _wrap(model, layer.module, new)
@@ -179,6 +214,12 @@ def spread_rows(model: nn.Module, deviation: float, generator: torch.Generator) 
         rows = torch.randn(len(layer.weight), generator=generator).mul(deviation).exp().to(layer.weight)
         with torch.no_grad():
             layer.weight.mul_(rows.view(-1, *[1] * (layer.weight.dim() - 1)))
+
+
+def freeze_lowest(model: nn.Module, count: int) -> None:
+    """Keep the first `count` weight matrices out of training; in place."""
+    for layer in _weighted(model)[:count]:
+        layer.weight.requires_grad = False
 
 
 def _weighted(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from normscope.model import spec as specs
-from normscope.model.batch import Batch
+from normscope.model.batch import Batch, Examples
 from normscope.why import arms, data, networks
 from normscope.why.claim import Task
 from normscope.why.job import Job
@@ -55,7 +55,13 @@ def metric_of(task: Task, target: Tensor) -> specs.Score:
     return specs.accuracy if task.spec is None else specs.load_metric(task.spec, target)
 
 
-def run_training(task: Task, job: Job, members: Members, observe: Observer | None = None, every: int = 1) -> None:
+def run_training(
+    task: Task,  # noqa: ARG001  (every function of the bench takes the task first)
+    job: Job,
+    members: Members,
+    observe: Observer | None = None,
+    every: int = 1,
+) -> None:
     """Train `members` as the job says; the option 'decay' lets the rate fall to 0."""
     train(
         members,
@@ -72,10 +78,10 @@ def run_training(task: Task, job: Job, members: Members, observe: Observer | Non
 
 def probe_index(members: Members) -> Tensor:
     """Indices of the probe set within each training set, shape [probe]."""
-    return torch.arange(min(PROBE, min(len(each.train) for each in members.datas)))
+    return torch.arange(min(PROBE, *(len(each.train) for each in members.datas)))
 
 
-def score(members: Members, part: str, fn: Callable[[Tensor, Tensor], Tensor], index: Tensor | None = None) -> list[float]:
+def score(members: Members, part: str, fn: specs.Score, index: Tensor | None = None) -> list[float]:
     """`fn(output, target)` of each member on its 'train' or 'test' examples (those at `index`), in evaluation mode."""
     outputs = members.outputs(part, index)
     targets = [getattr(each, part).target for each in members.datas]
@@ -90,12 +96,10 @@ def norm_sites(model: nn.Module) -> list[tuple[str, nn.Module]]:
     from normscope.model.find import kind_of
     from normscope.surgery.remove import ChannelAffine
 
-    return [
-        (name, part) for name, part in model.named_modules() if isinstance(part, ChannelAffine) or kind_of(part)
-    ]
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, ChannelAffine) or kind_of(part)]
 
 
-def batches(examples: data.Examples, size: int, count: int, seed: int) -> Sequence[Batch]:
+def batches(examples: Examples, size: int, count: int, seed: int) -> Sequence[Batch]:
     """`count` mini-batches of `size` examples drawn with replacement under `seed`."""
     generator = torch.Generator().manual_seed(seed)
     return [examples.take(torch.randint(len(examples), (size,), generator=generator)) for _ in range(count)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from normscope.model.spec import Spec
+from normscope.model.given import Spec
 from normscope.records import Verdict
 from normscope.why.arms import Arm
 from normscope.why.job import Job, Numbers, Results
@@ -82,12 +82,18 @@ class Calibration:
         treated: The arm of the claim that a planted arm stands in for.
         planted: (multiple of the smallest effect, arm that plants it by real training).
         network: The network on which the pool is trained.
+        also: Names of the claim's other arms that count as treated (the same treatment in another regime).
+        equivalence: Whether the claim is that a number equals its theory. The null case is then one in which it does, a
+            planted arm at the multiple 1 stands on the edge of the margin and one at 2 beyond it: the null refuted or
+            the edge supported is an error, and 2 refuted is power.
     """
 
     control: Arm
     treated: Arm
     planted: tuple[tuple[float, Arm], ...]
     network: str
+    also: tuple[str, ...] = ()
+    equivalence: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normscope.model import spec as specs
 from normscope.model.batch import Batch, Examples
+from normscope.model.given import Spec
 from normscope.why.arms import Arm
 
 # Share of wrong labels in the regime 'noisy'.
@@ -43,12 +44,12 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=2)
-def own(spec: specs.Spec) -> tuple[Examples, Examples | None, Examples | None]:
+def own(spec: Spec) -> tuple[Examples, Examples | None, Examples | None]:
     """(training, held-out, shifted) examples of a user's task, loaded once in a process."""
     return *specs.load_data(spec), specs.load_shifted(spec)
 
 
-def load(network: str, regime: str, arm: Arm, seed: int, spec: specs.Spec | None = None) -> Data:
+def load(network: str, regime: str, arm: Arm, seed: int, spec: Spec | None = None) -> Data:
     """The data of one run.
 
     Args:
@@ -63,7 +64,7 @@ def load(network: str, regime: str, arm: Arm, seed: int, spec: specs.Spec | None
         assert spec is not None
         data = _split_own(spec, generator)
     else:
-        data = _split_digits(network, generator)
+        data = _split_digits(network, generator, arm.examples if network == "mlp2" else 1.0)
     if arm.examples < 1:
         data = Data(data.train.subset(torch.arange(int(arm.examples * len(data.train)))), data.test, data.shifted)
     if regime == "noisy":
@@ -74,17 +75,17 @@ def load(network: str, regime: str, arm: Arm, seed: int, spec: specs.Spec | None
     return data
 
 
-def _split_digits(network: str, generator: torch.Generator) -> Data:
+def _split_digits(network: str, generator: torch.Generator, share: float) -> Data:
     x, y = digits()
     order = torch.randperm(len(x), generator=generator)
     if network == "conv":
         x = 1 - x.view(-1, 1, 8, 8).expand(-1, 3, -1, -1)
-    size = 300 if network == "mlp2" else 1297
+    size = round(300 * max(1.0, share)) if network == "mlp2" else 1297
     whole = Examples(Batch((x,), {}, y))
     return Data(whole.subset(order[:size]), whole.subset(order[size:]))
 
 
-def _split_own(spec: specs.Spec, generator: torch.Generator) -> Data:
+def _split_own(spec: Spec, generator: torch.Generator) -> Data:
     train, held, shifted = own(spec)
     if held is None:
         order = torch.randperm(len(train), generator=generator)

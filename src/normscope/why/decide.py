@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -38,13 +39,24 @@ def difference(unit: str) -> Scale:
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of independent values by Student's t; infinite ends for fewer than two values."""
+    """(mean, low, high) of independent values by Student's t; infinite ends for fewer than two values.
+
+    All NaN where a value is not finite.
+    """
     sample = np.asarray(values, dtype=float)
+    if not np.isfinite(sample).all():
+        return math.nan, math.nan, math.nan
     mean = float(sample.mean()) if len(sample) else math.nan
     if len(sample) < 2:
         return mean, -math.inf, math.inf
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    half = _quantile(confidence, len(sample) - 1) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
     return mean, mean - half, mean + half
+
+
+@lru_cache
+def _quantile(confidence: float, freedom: int) -> float:
+    """Half the width of the central interval of Student's t."""
+    return float(stats.t.ppf(0.5 + confidence / 2, freedom))
 
 
 def outcome(values: Sequence[float], smallest: float, *, bound: bool = False) -> Outcome:
@@ -85,6 +97,13 @@ def equivalence(values: Sequence[float], margin: float) -> Outcome:
 def combine(outcomes: Sequence[Outcome]) -> Outcome:
     """One verdict over several deciding regimes: theirs where they agree, else inconclusive."""
     return outcomes[0] if outcomes and len(set(outcomes)) == 1 else "inconclusive"
+
+
+def conjunction(outcomes: Sequence[Outcome]) -> Outcome:
+    """One verdict where a claim has several parts in the same regime: refuted with any of them, supported with all."""
+    if "refuted" in outcomes:
+        return "refuted"
+    return "supported" if outcomes and set(outcomes) == {"supported"} else "inconclusive"
 
 
 def effect(  # the parts of one record

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -10,17 +11,20 @@ from torch import Tensor, nn
 
 from normscope.model.attach import mode
 from normscope.model.batch import Batch, Examples
+from normscope.model.find import find
 from normscope.model.spec import Score
+from normscope.probes.population import population_mode
+from normscope.why.arms import FULL
 from normscope.why.data import Data
 
-# Examples of the training set that give the statistics of an arm that is free of mini-batch noise.
-FULL = 512
+# Examples, and input values, that give population statistics in one forward pass: at most.
+POOL, POOL_VALUES = 2048, 1 << 24
 
 
 class Members(Protocol):
     """K networks that one trainer trains, each on its own data with its own learning rate."""
 
-    datas: Sequence[Data]
+    datas: list[Data]
 
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer updates."""
@@ -33,6 +37,9 @@ class Members(Protocol):
 
     def outputs(self, part: str, index: Tensor | None = None) -> list[Tensor]:
         """Evaluation-mode outputs of each network for its 'train' or 'test' examples (those at `index`)."""
+
+    def population(self) -> AbstractContextManager[None]:
+        """For a while, evaluate with exact population statistics: of the training set, biased, dropout off."""
 
     def models(self) -> list[nn.Module]:
         """Each network as a module of its own, with its current weights and statistics."""
@@ -69,7 +76,8 @@ class Single:
 
     def _forward(self, batch: Batch) -> Tensor:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._amp):
-            return batch.to(self._device)(self.model).float()
+            output = batch.to(self._device)(self.model)
+        return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
     def losses(self, index: Tensor) -> Tensor:
         """The loss of the batch at `index` [1, batch], shape [1]."""
@@ -96,6 +104,18 @@ class Single:
             examples = examples.subset(index)
         with mode(self.model, training=False), torch.no_grad():
             return [torch.cat([self._forward(batch).cpu() for batch in examples.chunks(512)])]
+
+    @contextmanager
+    def population(self) -> Iterator[None]:
+        """For a while, evaluate with the statistics of up to `POOL` training examples, biased, dropout off."""
+        if not find(self.model).layers:
+            yield
+            return
+        train = self.datas[0].train
+        values = sum(x[:1].numel() for _, x in train.whole.leaves)
+        pool = train.take(torch.arange(min(len(train), POOL, max(64, POOL_VALUES // values))))
+        with population_mode(self.model, lambda: self._forward(pool)):
+            yield
 
     def models(self) -> list[nn.Module]:
         """The network itself."""

@@ -1,4 +1,4 @@
-"""Each arm's own learning rate, chosen on seeds that confirm nothing: choosing and confirming on the same breaks the null."""
+"""Each arm's own learning rate, chosen on seeds that confirm nothing: to do both on the same seeds breaks the null."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ KEY = "rates"
 # Half-decades, as protocols for comparing arms want them: each arm gets the same grid.
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TARGET = 0.9
-# Seeds beside each other in a stack, and steps between two looks at the held-out accuracy.
-EVERY = 4
+# Steps between two looks at the held-out accuracy: where a rate is confirmed, and where it is looked for.
+EVERY, EVERY_SEARCHING = 4, 8
+# Held-out examples of a look, where one look may be coarse.
+HELD_OUT = 256
 
 
 def steps(task: Task, plan: Plan) -> int:
@@ -27,7 +29,9 @@ def jobs(task: Task, plan: Plan, network: str, arms: Sequence[Arm]) -> list[Job]
     """The runs from which `best` chooses: the whole grid for each arm and selection seed."""
     grid = _grid(task, plan)
     members = [(seed, rate) for rate in grid for seed in plan.selection]
-    groups = [tuple(members)] if network.startswith("mlp") else [(member,) for member in members]
+    # Members of one rate reach the target together, so that their stack can stop there.
+    beside = len(plan.selection) if network.startswith("mlp") else 1
+    groups = [tuple(members[at : at + beside]) for at in range(0, len(members), beside)]
     batch = task.batch if network == "own" else 64
     return [Job(KEY, network, arm, group, steps(task, plan), batch) for arm in arms for group in groups]
 
@@ -49,19 +53,25 @@ def run(task: Task, job: Job) -> list[Numbers]:
 def curves(task: Task, job: Job, members: Any) -> list[Numbers]:
     """Probe loss and metric of each member every few steps.
 
-    A run of one network stops when its loss is no longer finite; in a stack the others go on.
+    The search for a rate, and a user's own network, look at `HELD_OUT` held-out examples. A run of one network stops
+    when its loss is no longer finite; in a stack the others go on.
     """
+    import torch
+
     from normscope.why import bench
 
     index = bench.probe_index(members)
     target = members.datas[0].train.target
     loss, metric = bench.loss_of(task, target), bench.metric_of(task, target)
-    every = max(EVERY, job.steps // 80)
+    searching = job.claim == KEY
+    every = max(EVERY_SEARCHING if searching and not task.own else EVERY, job.steps // 80)
+    held = min(len(each.test) for each in members.datas)
+    look = torch.arange(min(HELD_OUT, held)) if searching or task.own else None
     seen: list[tuple[int, list[float], list[float]]] = []
 
     def observe(step: int, current: Any) -> bool:
         losses = bench.score(current, "train", loss, index)
-        seen.append((step, losses, bench.score(current, "test", metric)))
+        seen.append((step, losses, bench.score(current, "test", metric, look)))
         reached = not task.own and all(value >= TARGET for value in seen[-1][2])
         return reached or not any(math.isfinite(value) for value in losses)
 
@@ -94,12 +104,12 @@ def best(task: Task, plan: Plan, results: Results, network: str, arm: Arm) -> fl
 
 
 def steps_to(numbers: Numbers, target: float, cap: int) -> float:
-    """Steps until the metric reaches `target`, between observations by straight line; twice the cap where it never does."""
+    """Steps until the metric reaches `target`, by straight lines in between; twice the cap if it never does."""
     last_step, last = 0, -math.inf
     for step, value in zip(numbers["step"], numbers["metric"], strict=True):
         if value is not None and value >= target:
             share = (target - last) / (value - last) if math.isfinite(last) and value > last else 1.0
-            return max(1.0, last_step + share * (step - last_step))
+            return float(max(1.0, last_step + share * (step - last_step)))
         if value is not None:
             last_step, last = step, value
     return 2.0 * cap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from normscope.errors import InputError
-from normscope.why import rates
+from normscope.why import ghosts, rates
 from normscope.why.claim import Claim, Task
 from normscope.why.job import Job, Numbers
 
@@ -41,5 +41,7 @@ def claim(key: str) -> Claim:
 
 
 def execute(task: Task, job: Job) -> list[Numbers]:
-    """Do one job, in a worker: the claim's own `run`, or the shared search for learning rates."""
-    return rates.run(task, job) if job.claim == rates.KEY else claim(job.claim).run(task, job)
+    """Do one job, in a worker: the claim's own `run`, or runs that several claims share."""
+    shared = {rates.KEY: rates.run, ghosts.KEY: ghosts.run}
+    run = shared[job.claim] if job.claim in shared else claim(job.claim).run
+    return run(task, job)

@@ -6,24 +6,42 @@ stays alone. Equal to `normscope.why.members.Single` up to rounding: tests hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normscope import nn as norm_layers
-from normscope.surgery.remove import ChannelAffine, StatisticNoise
+from normscope.moments import Moments
+from normscope.nn.ghost import ghosts
+from normscope.surgery.remove import ChannelAffine, StatisticNoise, statistic_draws
+from normscope.why.arms import FULL
 from normscope.why.data import Data
 
 _Layer = Callable[[Tensor, bool], Tensor]
 
+# Ghosts up to this size are faster as channels of their own than under layer norm.
+_SMALL_GHOST = 16
+
 
 def stackable(model: nn.Module) -> bool:
-    """Whether `model` is a Sequential of the layers that a stack knows."""
-    known = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout, ChannelAffine, StatisticNoise)
-    return isinstance(model, nn.Sequential) and all(isinstance(part, (*known, nn.Sequential)) for part in model)
+    """Whether `model` is a Sequential of the layers that a stack knows, with all the parts that it expects of them."""
+    return isinstance(model, nn.Sequential) and all(map(_known, model))
+
+
+def _known(part: nn.Module) -> bool:
+    if isinstance(part, nn.Sequential):
+        return stackable(part)
+    if isinstance(part, nn.BatchNorm1d):
+        return part.affine and part.track_running_stats and part.momentum is not None
+    if isinstance(part, StatisticNoise):
+        return _known(part.layer)
+    if isinstance(part, nn.Linear):
+        return part.bias is not None
+    return isinstance(part, nn.ReLU | nn.Dropout | ChannelAffine)
 
 
 class Stack:
@@ -35,21 +53,23 @@ class Stack:
     Args:
         models: K Sequentials of equal structure (see `stackable`).
         datas: K data sets of equal size, inputs of shape [examples, features].
-        full: Whether training statistics come from the whole training set instead of the mini-batch.
+        full: Whether training statistics come from up to `FULL` training examples instead of the mini-batch.
     """
 
     def __init__(self, models: Sequence[nn.Module], datas: Sequence[Data], *, full: bool = False) -> None:
-        self.datas, self._full = list(datas), full
+        self.datas, self._full, self._measuring = list(datas), full, False
         self._templates = list(models)
         self._parameters: list[nn.Parameter] = []
-        self._running: list[tuple[str, Tensor]] = []
+        self._running: list[Tensor] = []
         self._names: dict[str, Tensor] = {}
-        self._layers = [self._layer(parts, str(at)) for at, parts in enumerate(zip(*models, strict=True))]  # type: ignore[call-overload]
-        self._x = {part: torch.stack([getattr(d, part).whole.args[0].t() for d in datas]) for part in ("train", "test")}
+        self._layers = [self._layer(parts, str(at)) for at, parts in enumerate(_groups(models))]
+        self._x = {part: torch.stack([getattr(d, part).whole.args[0] for d in datas]) for part in ("train", "test")}
+        self._each = torch.arange(len(models)).unsqueeze(1)
         self._y = torch.stack([d.train.target for d in datas])
 
     def _stacked(self, parts: Sequence[nn.Module], name: str, key: str) -> nn.Parameter:
-        value = nn.Parameter(torch.stack([getattr(part, key).detach() for part in parts]))
+        trained = getattr(parts[0], key).requires_grad
+        value = nn.Parameter(torch.stack([getattr(part, key).detach() for part in parts]), requires_grad=trained)
         self._parameters.append(value)
         self._names[f"{name}.{key}"] = value
         return value
@@ -57,7 +77,7 @@ class Stack:
     def _layer(self, parts: Sequence[Any], name: str) -> _Layer:
         first = parts[0]
         if isinstance(first, nn.Sequential):
-            inner = [self._layer(group, f"{name}.{at}") for at, group in enumerate(zip(*parts, strict=True))]
+            inner = [self._layer(group, f"{name}.{at}") for at, group in enumerate(_groups(parts))]
             return lambda x, training: _chain(inner, x, training)
         if isinstance(first, nn.Linear):
             weight, bias = self._stacked(parts, name, "weight"), self._stacked(parts, name, "bias")
@@ -76,17 +96,21 @@ class Stack:
     def _norm(self, parts: Sequence[nn.BatchNorm1d], name: str) -> _Layer:
         first = parts[0]
         weight, bias = self._stacked(parts, name, "weight"), self._stacked(parts, name, "bias")
-        mean = torch.stack([part.running_mean for part in parts])  # type: ignore[arg-type]
-        var = torch.stack([part.running_var for part in parts])  # type: ignore[arg-type]
+        mean = torch.stack([cast("Tensor", part.running_mean) for part in parts])
+        var = torch.stack([cast("Tensor", part.running_var) for part in parts])
         self._names.update({f"{name}.running_mean": mean, f"{name}.running_var": var})
-        self._running.append((name, mean))
+        self._running += [mean, var]
         group = first.ghost_size if isinstance(first, norm_layers.GhostBatchNorm1d) else 0
         momentum, eps = float(first.momentum or 0.0), first.eps
 
         def forward(x: Tensor, training: bool) -> Tensor:
             members, units, batch = x.shape
             flat = (weight.view(-1), bias.view(-1))
-            if training and group and not self._full and batch > group:
+            if self._measuring:
+                found = Moments.of(x.reshape(-1, batch), dim=0)
+                mean.copy_(found.mean.view_as(mean))
+                var.copy_(found.variance("biased").view_as(var))
+            if training and group and not self._full and batch >= 2 * group:
                 y = _ghost(x, group, eps, mean, var, momentum)
                 return torch.addcmul(bias.unsqueeze(2), y, weight.unsqueeze(2))
             y = F.batch_norm(
@@ -97,17 +121,19 @@ class Stack:
         return forward
 
     def _noisy(self, parts: Sequence[StatisticNoise], name: str) -> _Layer:
-        layers = [part.layer for part in parts]
-        norm = self._norm(layers, f"{name}.layer")  # type: ignore[arg-type]
+        layers = [cast("nn.BatchNorm1d", part.layer) for part in parts]
+        norm = self._norm(layers, f"{name}.layer")
         gamma, beta = self._names[f"{name}.layer.weight"], self._names[f"{name}.layer.bias"]
-        scale, shift = parts[0].scale, parts[0].shift
+        scale, shift, group = parts[0].scale, parts[0].shift, parts[0].group
 
         def forward(x: Tensor, training: bool) -> Tensor:
             y = norm(x, training)
             if not training:
                 return y
-            a, b = torch.randn(2, *y.shape[:2], 1)
-            return beta.unsqueeze(2) + (1 + scale * a) * (y - beta.unsqueeze(2)) + gamma.unsqueeze(2) * (shift * b)
+            a, b = statistic_draws(y.shape[2], group, y.shape[:2])
+            mean, size = beta.unsqueeze(2), gamma.unsqueeze(2)
+            noisy: Tensor = mean + (1 + scale * a) * (y - mean) + size * (shift * b)
+            return noisy
 
         return forward
 
@@ -117,15 +143,15 @@ class Stack:
 
     def losses(self, index: Tensor) -> Tensor:
         """Cross-entropies [K] of the examples at `index` [K, batch], in train mode."""
-        target = self._y.gather(1, index)
-        wanted = index.unsqueeze(1)
-        if self._full:
-            output = _chain(self._layers, self._x["train"], training=True)
-            output = output.gather(2, wanted.expand(-1, output.shape[1], -1))
-        else:
-            x = self._x["train"]
-            output = _chain(self._layers, x.gather(2, wanted.expand(-1, x.shape[1], -1)), training=True)
-        return F.cross_entropy(output, target, reduction="none").mean(1)
+        rows = self._with_others(index) if self._full else index
+        output = _chain(self._layers, self._x["train"][self._each, rows].transpose(1, 2), training=True)
+        return F.cross_entropy(output[:, :, : index.shape[1]], self._y[self._each, index], reduction="none").mean(1)
+
+    def _with_others(self, index: Tensor) -> Tensor:
+        """`index` and behind it, in order, the first of the other training examples, `FULL` in all."""
+        others = torch.ones_like(self._y, dtype=torch.bool).scatter_(1, index, value=False)
+        rest = others.nonzero()[:, 1].view(len(index), -1)
+        return torch.cat([index, rest[:, : max(0, FULL - index.shape[1])]], 1)
 
     def scale_gradients(self, factors: Tensor) -> None:
         """Multiply each member's gradients by its factor, shape [K]."""
@@ -137,8 +163,22 @@ class Stack:
         """Evaluation-mode outputs [examples, classes] of each member."""
         x = self._x[part]
         with torch.no_grad():
-            output = _chain(self._layers, x if index is None else x[:, :, index], training=False)
+            output = _chain(self._layers, (x if index is None else x[:, index]).transpose(1, 2), training=False)
         return list(output.transpose(1, 2))
+
+    @contextmanager
+    def population(self) -> Iterator[None]:
+        """For a while, evaluate with the exact statistics of each training set, biased, dropout off."""
+        saved = [value.clone() for value in self._running]
+        self._measuring = True
+        try:
+            self.outputs("train")
+            self._measuring = False
+            yield
+        finally:
+            self._measuring = False
+            for value, old in zip(self._running, saved, strict=True):
+                value.copy_(old)
 
     def models(self) -> list[nn.Module]:
         """Each member as a network of its own with the current numbers."""
@@ -150,6 +190,11 @@ class Stack:
         return self._templates
 
 
+def _groups(models: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+    """The layers of every model that stand at the same place."""
+    return zip(*models, strict=True)
+
+
 def _chain(layers: Sequence[_Layer], x: Tensor, training: bool) -> Tensor:
     for layer in layers:
         x = layer(x, training)
@@ -157,12 +202,17 @@ def _chain(layers: Sequence[_Layer], x: Tensor, training: bool) -> Tensor:
 
 
 def _ghost(x: Tensor, group: int, eps: float, mean: Tensor, var: Tensor, momentum: float) -> Tensor:
-    """Normalized by groups of `group` examples along the batch; running statistics from the whole batch, once."""
-    members, units, batch = x.shape
-    whole = batch - batch % group
-    parts = [x[:, :, :whole].reshape(members, units, -1, group)] + ([x[:, :, whole:].unsqueeze(2)] if whole < batch else [])
+    """Normalized by ghosts, cut as `normscope.nn.ghost` does; running statistics from the whole batch, once."""
     with torch.no_grad():
         mean.lerp_(x.mean(2), momentum)
         var.lerp_(x.var(2, correction=1), momentum)
-    normalized = [F.layer_norm(part, part.shape[-1:], eps=eps).flatten(2) for part in parts]
-    return torch.cat(normalized, 2)
+    parts, at = [], 0
+    for number, size in ghosts(x.shape[2], group):
+        part = x[:, :, at : at + number * size]
+        if size <= _SMALL_GHOST:
+            y = F.batch_norm(part.reshape(1, -1, size), None, None, training=True, eps=eps)
+        else:
+            y = F.layer_norm(part.reshape(-1, size), (size,), eps=eps)
+        parts.append(y.view(part.shape))
+        at += number * size
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -82,6 +82,6 @@ def train(
 def update(members: Members, optimizer: torch.optim.Optimizer, index: Tensor, factors: Tensor) -> None:
     """One optimizer update of every member on the examples at `index` [K, batch]."""
     optimizer.zero_grad(set_to_none=True)
-    members.losses(index).sum().backward()  # type: ignore[no-untyped-call]
+    members.losses(index).sum().backward()
     members.scale_gradients(factors)
     optimizer.step()

@@ -1,0 +1,242 @@
+"""Claim: Scope with the moment probes on every layer at every step costs under 2 % of a training step.
+
+The step is that of a ResNet-18 for 32 x 32 images at batch 64. Steps with and without Scope alternate, so that both
+see the same machine; the figure is the ratio of the medians. Each costlier probe is timed once beside it, and
+`import normscope` is held against `import torch` (claim: under 1.2 x).
+
+    python benchmarks/scope.py [--steps 15] [--threads 2] [--device cpu] [--parts moments,costlier,import] [--json FILE]
+
+Before anything is timed, the moments that Scope reads are checked against float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+import normscope
+from normscope.model.attach import before_forward
+from normscope.model.find import find
+from normscope.probes.catalog import PROBES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOMENTS = ("moments", "drift", "range")
+LIMIT_SCOPE, LIMIT_IMPORT = 0.02, 1.2
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch norm and a shortcut."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or before != after:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One residual block."""
+        y = self.bn1(self.conv1(x)).relu()
+        return (self.bn2(self.conv2(y)) + self.shortcut(x)).relu()
+
+
+def resnet18() -> nn.Sequential:
+    """ResNet-18 with the stem of the CIFAR variant: 20 batch-norm layers, 11.2 M parameters."""
+    widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+    blocks = [Block(*width) for width in [*widths, (512, 512, 1)]]
+    stem = (nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+class Training:
+    """One network, batch and optimizer, with the closure that Scope takes."""
+
+    def __init__(self, device: str) -> None:
+        torch.manual_seed(0)
+        self.model = resnet18().to(device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.x = torch.randn(64, 3, 32, 32, device=device)
+        self.y = torch.randint(10, (64,), device=device)
+
+    def loss(self) -> Tensor:
+        """Loss of the batch."""
+        return nn.functional.cross_entropy(self.model(self.x), self.y)
+
+    def step(self, scope: normscope.Scope | None) -> float:
+        """Seconds of one training step, Scope's part included."""
+        self._wait()
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        if scope is not None:
+            scope.step()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.x.is_cuda:
+            torch.cuda.synchronize()
+
+
+def verify(training: Training) -> float:
+    """Largest error of Scope's moments against float64, in deviations; raises above 1e-4."""
+    expected: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def enter(layer: object, _module: object, x: Tensor) -> None:
+        rows = x.detach().double().movedim(1, 0).flatten(1)
+        expected[layer.name] = (rows.mean(1), rows.std(1, correction=0))
+
+    layers = find(training.model).layers
+    with before_forward(layers, enter), normscope.Scope(training.model, probes=MOMENTS) as scope:
+        training.step(scope)
+    worst = 0.0
+    for name, (mean, deviation) in expected.items():
+        seen = scope.moments[name]
+        errors = (seen.mean - mean.cpu()).abs(), (seen.deviation() - deviation.cpu()).abs()
+        worst = max(worst, *(float((error / deviation.cpu()).max()) for error in errors))
+    if not worst < 1e-4 or len(expected) != len(layers):
+        raise SystemExit(f"moments are wrong by {worst} deviations: no speed claim on a red gate")
+    return worst
+
+
+class Stopwatch:
+    """Seconds spent inside of the functions that it wraps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap(self, function: Callable[..., object]) -> Callable[..., object]:
+        """`function`, timed."""
+
+        def call(*args: object, **kwargs: object) -> object:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return call
+
+
+def moments_share(training: Training, steps: int) -> dict[str, float]:
+    """Time of steps with the moment probes over steps without, alternating; and the time inside of Scope's own code.
+
+    The second figure is what the claim is decided by: it does not hold the noise of two whole training steps.
+    """
+    scope, watch = normscope.Scope(training.model, probes=MOMENTS), Stopwatch()
+    collector = scope._collector  # there is no other way to time its hooks
+    collector._seen, collector._after = watch.wrap(collector._seen), watch.wrap(collector._after)
+    scope.step = watch.wrap(scope.step)
+    with scope:
+        training.step(scope)  # the look for functional calls and the first moments are not every step's
+    plain, scoped, inside = [], [], []
+    for index in range(steps):
+        for with_scope in (True, False) if index % 2 else (False, True):
+            if not with_scope:
+                plain.append(training.step(None))
+                continue
+            with scope:
+                watch.seconds = 0.0
+                scoped.append(training.step(scope))
+                inside.append(watch.seconds)
+    pairs = sorted(a / b for a, b in zip(scoped, plain, strict=True))
+    return {
+        "step_s": statistics.median(plain),
+        "ratio_of_medians": statistics.median(scoped) / statistics.median(plain),
+        "ratio_lower_quartile": pairs[len(pairs) // 4],
+        "ratio_upper_quartile": pairs[-1 - len(pairs) // 4],
+        "inside_scope_s": statistics.median(inside),
+        "share_of_a_step": statistics.median(inside) / statistics.median(plain),
+    }
+
+
+def costlier(training: Training, step_s: float) -> dict[str, float]:
+    """Each probe that runs the closure, once, in training steps."""
+    out = {}
+    for name in PROBES:
+        if name in MOMENTS:
+            continue
+        with normscope.Scope(training.model, loss=training.loss, optimizer=training.optimizer, probes=(name,)) as scope:
+            taken = training.step(scope)
+        out[name] = max(0.0, taken - step_s) / step_s
+    return out
+
+
+def import_ratio(repeats: int = 7) -> dict[str, float]:
+    """Time of `import normscope` (with a layer used, which brings torch in) over `import torch`, alternating."""
+    seconds: dict[str, list[float]] = {"import torch": [], "import normscope": [], "normscope.Scope": []}
+    codes = {
+        "import torch": "import torch",
+        "import normscope": "import normscope",
+        "normscope.Scope": "import normscope; normscope.Scope",
+    }
+    for _ in range(repeats):
+        for name, code in codes.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            seconds[name].append(time.perf_counter() - start)
+    torch_s = statistics.median(seconds["import torch"])
+    return {name: statistics.median(values) / torch_s for name, values in seconds.items()} | {"torch_s": torch_s}
+
+
+def main() -> None:
+    """Verify, time, print, and fail if a claim does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parts", default="moments,costlier,import")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result: dict[str, object] = {
+        "network": "ResNet-18, 32 x 32, batch 64",
+        "device": options.device,
+        "threads": options.threads,
+        "processor": processor(),
+        "torch": torch.__version__,
+    }
+    held = True
+    if "import" in options.parts:
+        result["import"] = ratios = import_ratio()
+        held &= ratios["import normscope"] < LIMIT_IMPORT
+    if "moments" in options.parts or "costlier" in options.parts:
+        training = Training(options.device)
+        result["largest_error_of_the_moments"] = verify(training)
+        result["moments_on_every_layer_at_every_step"] = share = moments_share(training, options.steps)
+        held &= share["share_of_a_step"] < LIMIT_SCOPE
+        if "costlier" in options.parts:
+            result["costlier_probes_in_training_steps"] = costlier(training, share["step_s"])
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
+    print(f"claims {'hold' if held else 'FAIL'}")
+    raise SystemExit(0 if held else 1)
+
+
+def processor() -> str:
+    """The processor's model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

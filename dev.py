@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Everything that a newcomer or a contributor runs, from a clean clone and with nothing but Python 3.11.
+
+    python3 dev.py why     the main job: every claim tested, and a page written to normscope-why/page.html
+    python3 dev.py test    the tests
+    python3 dev.py lint    style, types, direction of imports
+    python3 dev.py wheel   the built wheel, installed into an environment of its own and tried
+    python3 dev.py check   lint, test and wheel: what continuous integration runs
+
+Further words go to the command behind it: `python3 dev.py why --effort quick`, `python3 dev.py test -k moments`.
+The first call makes .venv and installs what constraints.txt names; a later one only after one of those files changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+# What decides whether the environment is still right.
+_INPUTS = ("pyproject.toml", "constraints.txt", "CMakeLists.txt")
+
+
+def call(*words: str | Path, **variables: str) -> None:
+    """Run a command in the repository; leave with its exit code when it fails."""
+    done = subprocess.run([str(word) for word in words], cwd=ROOT, env={**os.environ, **variables}, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def inputs() -> str:
+    """Hash of the files that decide what is installed."""
+    files = [ROOT / name for name in _INPUTS] + sorted((ROOT / "csrc").rglob("*"))
+    digest = hashlib.sha256(sys.version.encode())
+    for file in files:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def environment() -> None:
+    """Make .venv with the package (its sources stay live) and the tools, unless it is there and up to date."""
+    stamp = VENV / "installed"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == inputs():
+        return
+    print("setting up .venv (once; a few minutes where torch has to be fetched)", file=sys.stderr)
+    venv.create(VENV, with_pip=True, clear=True)
+    pip = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    constraints = ("-c", ROOT / "constraints.txt")
+    call(*pip, *constraints, "-e", ".[dev]")
+    stamp.write_text(inputs(), encoding="utf-8")
+
+
+def why(words: list[str]) -> None:
+    """The main job."""
+    call(BIN / "normscope", "why", *words)
+
+
+def test(words: list[str]) -> None:
+    """The tests, one process a core."""
+    call(BIN / "python", "-m", "pytest", "-n", "auto", *words, OMP_NUM_THREADS="1")
+
+
+def lint(_words: list[str]) -> None:
+    """Style, format, types, direction of imports."""
+    for words in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"]):
+        call(BIN / words[0], *words[1:])
+
+
+def wheel(_words: list[str]) -> None:
+    """Build the wheel, install it beside nothing of this repository, and use it."""
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [BIN / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        call(*pip, "wheel", "--no-deps", "-w", folder, ".", "-c", ROOT / "constraints.txt")
+        built = next(Path(folder).glob("*.whl"))
+        apart = Path(folder) / "site"
+        call(*pip, "install", "--no-deps", "--target", apart, built)
+        shutil.copytree(ROOT / "tests", Path(folder) / "tests")
+        code = "import normscope, pathlib; print(normscope.__version__, pathlib.Path(normscope.__file__).parent)"
+        line = f"import sys; sys.path.insert(0, {str(apart)!r}); {code}"
+        subprocess.run([BIN / "python", "-I", "-c", line], check=True)
+
+
+COMMANDS = {"why": [why], "test": [test], "lint": [lint], "wheel": [wheel], "check": [lint, test, wheel]}
+
+
+def main() -> None:
+    """Parse the one word and do it."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    environment()
+    for command in COMMANDS[sys.argv[1]]:
+        command(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

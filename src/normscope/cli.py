@@ -1,0 +1,175 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from normscope.errors import InputError, NormscopeError
+
+if TYPE_CHECKING:
+    from normscope.records import Study
+    from normscope.why.claim import Plan, Task
+    from normscope.why.run import Progress as Step
+
+app = typer.Typer(
+    help="See, on your own network, why batch norm works and what it does wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Effort = Literal["quick", "standard", "thorough"]
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+@app.command()
+def why(
+    model: Annotated[
+        str | None, typer.Option(help="Factory of your network: pkg.module:make_model or file.py:make_model.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Factory of your data: a loader, or (training loader, held-out loader).")
+    ] = None,
+    shifted_data: Annotated[
+        str | None, typer.Option(help="Factory of data from where the network is used, for the shift claim.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="Your loss(output, target).")] = None,
+    metric: Annotated[str | None, typer.Option(help="Your metric(output, target); larger is better.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Weights to start from (.safetensors, or a torch state_dict).")
+    ] = None,
+    effort: Annotated[Effort, typer.Option(help="How many seeds and steps.")] = "standard",
+    budget: Annotated[float | None, typer.Option(help="Minutes it may take; fewer seeds are run to fit.")] = None,
+    claims: Annotated[str | None, typer.Option(help="Claims to test, comma-separated; all by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", min=2)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; one a processor core by default.", min=1)] = None,
+    device: Annotated[str, typer.Option(help="Where your network runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    amp: Annotated[bool, typer.Option("--amp", help="Run your network under autocast to bfloat16.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the record, the page and the finished runs.")] = Path(
+        "normscope-why"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Test every reason given for batch norm, on the embedded digits or on your own network; write a page."""
+    from normscope.model.given import Spec
+    from normscope.why import study as studies
+
+    if (model is None) != (data is None):
+        raise InputError("expected --model and --data together; give both, or neither for the embedded digits")
+    if model is None and any((shifted_data, loss, metric, checkpoint, amp, device != "cpu")):
+        raise InputError("expected --model and --data beside --shifted-data, --loss, --metric, --checkpoint, --device")
+    spec = None
+    if model is not None and data is not None:
+        spec = Spec(model, data, shifted_data, loss, metric, checkpoint, device, amp)
+    workers = jobs or (1 if device.startswith(("cuda", "mps")) else os.cpu_count() or 1)
+    wanted = tuple(key.strip() for key in claims.split(",") if key.strip()) if claims else ()
+    command = shlex.join(["normscope", *sys.argv[1:]])
+    options = studies.Options(spec, effort, wanted, seeds, budget, workers, out, command)
+    _why(options, as_json=as_json, open_page=open_page)
+
+
+def _why(options: object, *, as_json: bool, open_page: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from normscope import records, report
+    from normscope.why import study as studies
+
+    assert isinstance(options, studies.Options)
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description:40.40}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
+    )
+
+    def begin(task: Task, plan: Plan, seconds: float, kept: int) -> None:
+        console.print(f"{task.describe}\n{task.data}")
+        for note in task.notes:
+            console.print(f"note: {note}", markup=False)
+        console.print(
+            f"{len(plan.seeds)} seeds, about {_minutes(seconds)} on {options.jobs} workers"
+            + (f"; {kept} runs are there already" if kept else "")
+        )
+        bar.start()
+
+    shown = bar.add_task("starting", total=None)
+
+    def tell(progress: Step) -> None:
+        bar.update(shown, completed=progress.done, total=progress.total, description=progress.label)
+
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        record = studies.study(options, begin, tell)
+    except KeyboardInterrupt:
+        bar.stop()
+        kept = len(list((options.out / "runs").glob("*.json")))
+        raise InputError(
+            f"stopped; {kept} finished runs are kept in {options.out / 'runs'}: the same command goes on from there"
+        ) from None
+    finally:
+        bar.stop()
+    text = records.to_json(record)
+    records.write_atomic(options.out / "run.json", text)
+    page = options.out / "page.html"
+    records.write_atomic(page, report.render_study(record))
+    if as_json:
+        typer.echo(text)
+    else:
+        _table(record)
+    console.print(f"page: {page}\nrecord: {options.out / 'run.json'}", soft_wrap=True)
+    if open_page:
+        typer.launch(str(page.resolve()))
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """Ctrl-C: the pool's own threads, which lose their work in mid-air, have nothing to say about it."""
+    threading.excepthook = lambda _args: None
+    raise KeyboardInterrupt
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _table(record: Study) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("claim", "verdict", "effect, 95 % interval", title=record.question)
+    for verdict in record.verdicts:
+        table.add_row(verdict.claim, verdict.outcome, verdict.summary)
+    Console(highlight=False).print(table, markup=False)
+
+
+@app.command()
+def report(
+    record: Annotated[Path, typer.Argument(help="The run.json that `normscope why` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; beside the record by default.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Also write every figure as SVG and PNG here.")] = None,
+) -> None:
+    """Render the page of a record again, from the record alone."""
+    from normscope import report as pages
+
+    page = pages.report(record, out, figures)
+    typer.echo(f"page: {page}")
+
+
+def main() -> None:
+    """Run the command line; what a person can mend is one line and exit code 2."""
+    try:
+        app()
+    except NormscopeError as error:
+        typer.echo(f"normscope: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,79 @@
+"""What happens in a worker process: one job, on threads and seeds of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from normscope.errors import NormscopeError
+from normscope.why import registry
+from normscope.why.claim import Task
+from normscope.why.job import Job, Numbers
+
+_watched = False
+
+
+def work(task: Task, spec: dict[str, Any]) -> tuple[dict[str, Any], list[Numbers], float]:
+    """Do the job of `spec`; returns (spec, numbers of each member, processor seconds)."""
+    from normscope.model.spec import raised
+
+    settle()
+    start = time.process_time()
+    job = Job.of(spec)
+    try:
+        members = registry.execute(task, job)
+    except NormscopeError:
+        raise
+    except Exception as error:
+        if not task.own:
+            raise
+        raise raised(error, f"the network in a run of {job.claim}, arm {job.arm.name!r},") from error
+    return spec, [_plain(numbers) for numbers in members], time.process_time() - start
+
+
+def look(task: Task) -> Task:
+    """`normscope.why.inspect.inspect`, in a worker."""
+    from normscope.why.inspect import inspect
+
+    settle()
+    return inspect(task)
+
+
+def settle() -> None:
+    """One thread, no answer to Ctrl-C (the parent has one), and an end when the parent has gone."""
+    global _watched  # noqa: PLW0603  (once in a process)
+    import torch
+
+    torch.set_num_threads(1)
+    if not _watched and _is_worker():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    _watched = True
+
+
+def _is_worker() -> bool:
+    import multiprocessing
+
+    return multiprocessing.current_process().name != "MainProcess"
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent has: a killed command leaves no one behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON has them; what is not finite becomes None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
