@@ -191,6 +191,14 @@ def backward(
     )  # fmt: skip
 
 
+def can_update(running_mean: Tensor, running_var: Tensor) -> bool:
+    """Whether `update` may write into these buffers."""
+    dtype = running_mean.dtype
+    if dtype not in (torch.float32, torch.float64) or running_var.dtype != dtype:
+        return False
+    return all(v.device.type == "cpu" and v.is_contiguous() and type(v) is Tensor for v in (running_mean, running_var))
+
+
 def update(running_mean: Tensor, running_var: Tensor, moments: Tensor, count: float, factor: float) -> None:
     """Move running statistics in place towards moments of shape [2, 1, channels]; Bessel-corrected variance."""
     mean = moments.data_ptr()

@@ -42,6 +42,9 @@ for _name, _schema in _SCHEMAS.items():
     torch.library.impl(f"normscope::{_name}", "CompositeExplicitAutograd")(_BODIES[_name])
 
 
+batch_norm = torch.ops.normscope.batch_norm
+
+
 def _like(x: Tensor) -> Tensor:
     """What the bodies make for an output: the strides of an input that lies dense, else contiguous."""
     return torch.empty_like(cpu.laid_out(x))
