@@ -14,7 +14,11 @@ _HOMES = {
     "Moments": "moments",
     "NormscopeError": "errors",
     "Scope": "probes.scope",
+    "backend": "ops.backend",
+    "fuse": "surgery.fuse",
     "nn": "",
+    "unfuse": "surgery.fuse",
+    "use_backend": "ops.backend",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (names only)
@@ -24,8 +28,12 @@ if TYPE_CHECKING:
     from normscope.errors import InputError as InputError
     from normscope.errors import NormscopeError as NormscopeError
     from normscope.moments import Moments as Moments
+    from normscope.ops.backend import backend as backend
+    from normscope.ops.backend import use_backend as use_backend
     from normscope.probes.scope import Scope as Scope
     from normscope.records import Measurement as Measurement
+    from normscope.surgery.fuse import fuse as fuse
+    from normscope.surgery.fuse import unfuse as unfuse
 
 
 def __getattr__(name: str) -> Any:

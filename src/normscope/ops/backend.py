@@ -51,7 +51,7 @@ def backend(x: Tensor) -> Backend:
         return Backend(_requested, "", "requested by use_backend")
     objection = cpu.objection(x)
     if not objection:
-        levels = cpu.extension().levels
+        levels = cpu.EXTENSION.levels
         return Backend("compiled", levels[cpu.level_in_use], f"{x.dtype} on the CPU; levels here: {', '.join(levels)}")
     name = "torch" if takes_torch(x) else "reference"
     return Backend(name, "", objection)
@@ -88,9 +88,9 @@ def _level(name: str) -> int:
     kind, _, level = name.partition(":")
     if kind not in NAMES or (level and kind != "compiled"):
         raise InputError(f"expected a backend out of {', '.join(NAMES)} or compiled:<level>; got {name!r}")
-    levels = cpu.extension().levels
+    levels = cpu.EXTENSION.levels
     if kind == "compiled" and not levels:
-        raise UnsupportedError(f"backend 'compiled' was requested, but {cpu.extension().reason}")
+        raise UnsupportedError(f"backend 'compiled' was requested, but {cpu.EXTENSION.reason}")
     if level and level not in levels:
         raise UnsupportedError(f"expected an instruction-set level of this machine ({', '.join(levels)}); got {level!r}")
     return levels.index(level) if level else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -33,15 +32,16 @@ class Extension:
         return tuple(self.module.level_names()) if self.module is not None else ()
 
 
-@cache
-def extension() -> Extension:
-    """The extension, loaded on first use: after torch, so that both share one pool of threads."""
+def _load() -> Extension:
     try:
         module = importlib.import_module("normscope.ops._kernels")
     except ImportError as error:
         return Extension(None, f"the compiled kernels are not installed ({error})")
     return Extension(module, "compiled kernels are installed")
 
+
+# Loaded after torch, so that both share one pool of threads; a constant, so that torch.compile sees through it.
+EXTENSION = _load()
 
 # Which of the machine's levels runs; 0 is the best.
 level_in_use = 0
@@ -54,8 +54,8 @@ def parameter_dtype(x: Tensor) -> torch.dtype:
 
 def objection(x: Tensor) -> str:
     """Why the kernels cannot take `x`; empty when they can."""
-    if extension().module is None:
-        return extension().reason
+    if EXTENSION.module is None:
+        return EXTENSION.reason
     if x.device.type != "cpu" or x.layout != torch.strided:
         return f"the compiled kernels run on strided CPU tensors, this one is {x.layout} on {x.device}"
     if x.dtype not in _DTYPES:
@@ -97,7 +97,7 @@ def _address(value: Tensor | None) -> int:
 def new_mask(x: Tensor, groups: int = 1) -> Tensor:
     """Memory for one bit per element of `x`, shape [bytes]."""
     dtype, batch, channels, inner, last, _ = _shape(x, groups)
-    size = extension().module.mask_bytes(dtype, batch, channels, inner, last)
+    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last)
     return torch.empty(size * groups, dtype=torch.uint8)
 
 
@@ -136,7 +136,7 @@ def forward(
     """
     shape = _shape(x, groups)
     mean = moments.data_ptr()
-    extension().module.forward(
+    EXTENSION.module.forward(
         level_in_use, *shape, phases, groups, x.data_ptr(), _address(residual), _address(y), _address(mask),
         _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), mean,
         mean + moments.stride(0) * 8, FUSED[activation], slope,
@@ -184,7 +184,7 @@ def backward(
     """
     shape = _shape(x, groups)
     mean, total = moments.data_ptr(), sums.data_ptr()
-    extension().module.backward(
+    EXTENSION.module.backward(
         level_in_use, *shape, phases, groups, dy.data_ptr(), x.data_ptr(), _address(dx), _address(dresidual),
         _address(mask), _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), mean,
         mean + moments.stride(0) * 8, total, total + sums.stride(0) * 8, batch_statistics, FUSED[activation], slope,
@@ -202,7 +202,7 @@ def can_update(running_mean: Tensor, running_var: Tensor) -> bool:
 def update(running_mean: Tensor, running_var: Tensor, moments: Tensor, count: float, factor: float) -> None:
     """Move running statistics in place towards moments of shape [2, 1, channels]; Bessel-corrected variance."""
     mean = moments.data_ptr()
-    extension().module.update(
+    EXTENSION.module.update(
         running_mean.dtype == torch.float64, running_mean.data_ptr(), running_var.data_ptr(), mean,
         mean + moments.stride(0) * 8, moments.shape[-1], count, factor,
     )  # fmt: skip

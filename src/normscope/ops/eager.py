@@ -142,3 +142,37 @@ class Evaluate(torch.autograd.Function):
         )
         dgamma, dbeta = affine_gradients(sums, weight, bias)
         return dx, None, dgamma, dbeta, dresidual if residual else None, None, None, None
+
+
+class Transformed(torch.autograd.Function):
+    """Training under torch.func: the operator forward, and a backward that vmap and grad see through to any order.
+
+    (x, weight, bias, eps, groups) -> y, moments.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int
+    ) -> tuple[Tensor, Tensor]:
+        y, found, _ = torch.ops.normscope.batch_norm(x, weight, bias, None, eps, "none", 0.0, groups)
+        return y, found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, bias, ctx.eps, ctx.groups = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        parts = [
+            reference.backward(g, part, weight, ctx.eps)
+            for g, part in zip(dy.chunk(ctx.groups), x.chunk(ctx.groups), strict=True)
+        ]
+        dx = torch.cat([part[0] for part in parts])
+        dgamma = None if weight is None else sum(part[1] for part in parts).to(weight.dtype)  # type: ignore[union-attr]
+        dbeta = None if bias is None else sum(part[2] for part in parts).to(bias.dtype)  # type: ignore[union-attr]
+        return dx, dgamma, dbeta, None, None

@@ -109,12 +109,16 @@ def train(
     if not _suits(x, weight, bias):
         y, statistics = _train_without_kernels(x, weight, bias, eps, groups)
         return epilogue.composed(y), statistics
+    if transformed():
+        y, found = eager.Transformed.apply(x, weight, bias, eps, groups)  # type: ignore[no-untyped-call]
+        count = x.numel() // (x.shape[1] * groups)
+        return epilogue.composed(y), Statistics(found[0], found[1], count, found)
     fused = _fusable(x, epilogue)
     activation, slope, residual = (
         (epilogue.activation, epilogue.slope, epilogue.residual) if fused else ("none", 0.0, None)
     )
     options = (x, weight, bias, residual, eps, activation, slope, groups)
-    if tracing() or transformed():
+    if tracing():
         y, found, _ = schema.batch_norm(*options)
     else:
         y, found = eager.Train.apply(*options)  # type: ignore[no-untyped-call]
