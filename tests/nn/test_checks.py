@@ -12,10 +12,12 @@ def ghost_law(x, weight, bias, eps):
     return torch.cat([checks.batch_norm_law(part, weight, bias, eps) for part in x.chunk(3)])
 
 
+def maker(name, options):
+    return lambda channels: getattr(nn, name)(channels, **options)
+
+
 CASES = {
-    f"{family}{dims}": checks.Case(
-        lambda channels, layer=getattr(nn, f"{family}{dims}"), options=options: layer(channels, **options), number, law
-    )
+    f"{family}{dims}": checks.Case(maker(f"{family}{dims}", options), number, law)
     for dims, number in DIMS.items()
     for family, options, law in (
         ("BatchNorm", {}, checks.batch_norm_law),
@@ -37,7 +39,7 @@ def test_our_layers_pass(name, check):
 
 class BiasedVarianceTracked(torch.nn.BatchNorm2d):
     def forward(self, x):
-        y = F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        y = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         if not self.training:
             return super().forward(x)
         with torch.no_grad():

@@ -36,7 +36,7 @@ def test_a_request_that_cannot_be_met_raises_and_nothing_else_runs(monkeypatch):
         pass
 
 
-def test_an_unknown_level_names_those_there_are(monkeypatch):
+def test_an_unknown_level_names_those_there_are():
     if cpu.EXTENSION.module is None:
         pytest.skip(cpu.EXTENSION.reason)
     with pytest.raises(UnsupportedError, match="baseline"), use_backend("compiled:x86_64_v9"):

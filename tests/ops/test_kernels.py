@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -78,7 +80,8 @@ def test_every_epilogue_equals_the_reference(shape, layout, dtype, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for activation in ("none", "relu", "relu6", "leaky_relu", "silu"):
+        # Threads share out runs and merge sums; what is done along a run does not depend on them.
+        for activation in ("none", "relu", "relu6", "leaky_relu", "silu") if threads == 1 else ("relu",):
             for with_residual in (False, True):
                 got, want = both_ways(shape, layout, dtype, activation, with_residual)
                 close(got[0], want[0], dtype, 4)
@@ -154,10 +157,8 @@ def test_levels_agree_and_are_chosen_by_name():
 
 
 def test_one_pool_of_threads_with_torch():
-    import os
-
     def threads():
-        return len(os.listdir("/proc/self/task"))
+        return len(list(Path("/proc/self/task").iterdir()))
 
     x = draw(32, 8, 64, 64).float()
     before = torch.get_num_threads()

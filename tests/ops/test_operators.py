@@ -100,7 +100,10 @@ def test_double_backward(activation, residual, training):
             return functional.train(x, weight, bias, 1e-2, epilogue)[0]
         return functional.evaluate(x, *statistics, weight, bias, 1e-2, epilogue)
 
-    small = [value[:, :, :2, :1].detach().requires_grad_() if value.dim() > 1 else value for value in (x, weight, bias, other)]
+    small = [
+        value[:, :, :2, :1].detach().requires_grad_() if value.dim() > 1 else value
+        for value in (x, weight, bias, other)
+    ]
     assert torch.autograd.gradcheck(forward, small)
     assert torch.autograd.gradgradcheck(forward, small)
 
@@ -114,7 +117,9 @@ def test_phases_over_two_parts_equal_the_whole(layout, activation):
     if layout == "channels_last":
         x, dy = (value.to(memory_format=torch.channels_last) for value in (x, dy))
     y, found, mask = phases.batch_norm(x, weight, bias, None, 1e-5, activation, 0.0, 1)
-    dx, sums, _ = phases.backward(dy, x, found, x.numel() / 5, weight, bias, mask, 1e-5, activation, 0.0, True, False)
+    dx, sums, _ = phases.backward(
+        dy, x, found, x.numel() / 5, weight, bias, mask, 1e-5, activation, 0.0, batch_statistics=True, residual=False
+    )
 
     parts = [phases.moments(part) for part in x.split(2)]
     pooled = functional.merged([functional.Statistics(p[0], p[1], x.numel() // 15, p) for p in parts])
@@ -127,7 +132,21 @@ def test_phases_over_two_parts_equal_the_whole(layout, activation):
     )
     torch.testing.assert_close(total, sums, rtol=1e-5, atol=1e-5)
     pieces = [
-        phases.backward_input(d, p, moments, total, count, weight, bias, mask, 1e-5, activation, 0.0, True, False)[0]
+        phases.backward_input(
+            d,
+            p,
+            moments,
+            total,
+            count,
+            weight,
+            bias,
+            mask,
+            1e-5,
+            activation,
+            0.0,
+            batch_statistics=True,
+            residual=False,
+        )[0]
         for d, p in zip(dy.split(2), x.split(2), strict=True)
     ]
     torch.testing.assert_close(torch.cat(pieces), dx)
@@ -135,11 +154,13 @@ def test_phases_over_two_parts_equal_the_whole(layout, activation):
 
 @pytest.mark.skipif(bool(cpu.EXTENSION.reason.startswith("the compiled kernels are not")), reason="no extension")
 def test_memory_kept_for_the_backward_is_the_input_and_per_channel_numbers():
-    x, weight, bias, residual = (value.detach().requires_grad_() for value in (
-        draw(8, 16, 32, 32), draw(16, seed=1), draw(16, seed=2), draw(8, 16, 32, 32, seed=3)))
+    x, weight, bias, residual = (
+        value.detach().requires_grad_()
+        for value in (draw(8, 16, 32, 32), draw(16, seed=1), draw(16, seed=2), draw(8, 16, 32, 32, seed=3))
+    )
     for other, limit in ((None, 1000), (residual, x.numel() // 8 + 1000)):
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: (kept.append(t), t)[1], lambda t: t):
             eager.Train.apply(x, weight, bias, other, *OPTIONS)
         assert sum(t.numel() * t.element_size() for t in kept if t.data_ptr() != x.data_ptr()) < limit
 
@@ -153,4 +174,6 @@ def test_reference_and_functions_agree_on_every_backend():
         with use_backend(name):
             y, found = functional.train(x, weight, bias, 1e-5, functional.Epilogue("relu"))
             torch.testing.assert_close(y, expected)
-            torch.testing.assert_close(found.m2[0].double(), reference.train(x, None, None, 1e-5)[1].m2, rtol=1e-5, atol=0)
+            torch.testing.assert_close(
+                found.m2[0].double(), reference.train(x, None, None, 1e-5)[1].m2, rtol=1e-5, atol=0
+            )

@@ -75,9 +75,11 @@ class NormLayer(_NormBase):
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         check_channels(self, x)
         mean, variance = self.running_mean, self.running_var
-        by_batch = self.training or mean is None or variance is None
+        by_batch = self.training or (mean is None and variance is None)
         check_eps(self.eps, by_batch=by_batch)
         if not by_batch:
+            assert mean is not None
+            assert variance is not None
             return functional.evaluate(x, mean, variance, self.weight, self.bias, self.eps, epilogue)
         check_values(x, values_per_channel(x))
         y, found = self._normalize(x, epilogue)

@@ -1,9 +1,9 @@
 """Batch norm, a residual and an activation as one layer: y = activation(batch_norm(x) + residual).
 
 One pass writes the result, and the backward computes the activation's input again from x: the input and per-channel
-numbers are all that is kept, and with a residual one bit per element. relu, relu6, leaky_relu and silu (silu without a
-residual) are fused; other activations are applied by torch. These layers are not subclasses of torch.nn.BatchNorm, so that
-no tool that converts batch norm takes one and drops its activation.
+numbers are all that is kept, and with a residual one bit per element. relu, relu6, leaky_relu and silu (silu without
+a residual) are fused; other activations are applied by torch. These layers are not subclasses of torch.nn.BatchNorm,
+so that no tool that converts batch norm takes one and drops its activation.
 """
 
 from __future__ import annotations

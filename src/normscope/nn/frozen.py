@@ -1,7 +1,7 @@
 """Batch norm with everything fixed: y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, in every mode.
 
-The numbers are buffers, so no optimizer moves them and no forward tracks anything. The state_dict has torch's five keys;
-checkpoints load both ways, those without num_batches_tracked included.
+The numbers are buffers, so no optimizer moves them and no forward tracks anything. The state_dict has torch's five
+keys; checkpoints load both ways, those without num_batches_tracked included.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class MaskedBatchNorm1d(NormLayer):
         """
         if mask is None:
             return self._forward(input, PLAIN)
-        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        self._check_input_dim(input)  # type: ignore[misc]
         expected = [input.shape[0], *input.shape[2:]]
         if str(mask.dtype) != "torch.bool" or list(mask.shape) != expected:
             raise InputError(

@@ -39,7 +39,9 @@ class _BatchRenorm(NormLayer):
         bias: bool = True,
     ) -> None:
         if not track_running_stats:
-            raise InputError("expected track_running_stats=True: batch renormalization corrects towards what is tracked")
+            raise InputError(
+                "expected track_running_stats=True: batch renormalization corrects towards what is tracked"
+            )
         if rmax < 1 or dmax < 0:
             raise InputError(f"expected rmax of at least 1 and dmax of at least 0, got {rmax} and {dmax}")
         super().__init__(
@@ -52,7 +54,7 @@ class _BatchRenorm(NormLayer):
         return f"{shown}, rmax={self.rmax}, dmax={self.dmax}, ramp={self.ramp}"
 
     def bounds(self) -> tuple[float, float]:
-        """rmax and dmax as they stand after the batches seen so far."""
+        """Rmax and dmax as they stand after the batches seen so far."""
         if self.ramp is None or self.num_batches_tracked is None:
             return self.rmax, self.dmax
         start, end = self.ramp

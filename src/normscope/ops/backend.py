@@ -74,7 +74,7 @@ def use_backend(name: str) -> Iterator[None]:
         InputError: There is no such backend.
         UnsupportedError: It exists, but not in this installation or on this machine. Nothing else is used instead.
     """
-    global _requested  # noqa: PLW0603
+    global _requested
     level = _level(name)
     before = _requested, cpu.level_in_use
     _requested, cpu.level_in_use = name.partition(":")[0], level
@@ -92,5 +92,7 @@ def _level(name: str) -> int:
     if kind == "compiled" and not levels:
         raise UnsupportedError(f"backend 'compiled' was requested, but {cpu.EXTENSION.reason}")
     if level and level not in levels:
-        raise UnsupportedError(f"expected an instruction-set level of this machine ({', '.join(levels)}); got {level!r}")
+        raise UnsupportedError(
+            f"expected an instruction-set level of this machine ({', '.join(levels)}); got {level!r}"
+        )
     return levels.index(level) if level else 0

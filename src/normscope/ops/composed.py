@@ -37,7 +37,7 @@ def values(x: Tensor, groups: int = 1) -> float:
 def before_activation(
     x: Tensor, found: Tensor, count: float, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """`x` normalized by moments of shape [2, groups, channels], without activation; differentiable in x, weight and bias."""
+    """`x` normalized by moments of shape [2, groups, channels], without activation; differentiable."""
     parts = x.chunk(found.shape[1])
     return torch.cat(
         [
@@ -58,7 +58,7 @@ def normalize(
     activation: str,
     slope: float,
 ) -> tuple[Tensor, Tensor]:
-    """y and the mask; the mask is empty where no residual makes one necessary."""
+    """Y and the mask; the mask is empty where no residual makes one necessary."""
     z = before_activation(x, found, count, weight, bias, eps)
     mask = torch.empty(0, dtype=torch.uint8, device=x.device)
     if residual is not None:
@@ -93,9 +93,7 @@ def gate(
 def reduce(g: Tensor, x: Tensor, found: Tensor, count: float, eps: float) -> Tensor:
     """Sums of g and of g times the normalized x, float64, shape [2, groups, channels]."""
     sums = []
-    for part, rows, mean, m2 in zip(
-        x.chunk(found.shape[1]), g.chunk(found.shape[1]), found[0], found[1], strict=True
-    ):
+    for part, rows, mean, m2 in zip(x.chunk(found.shape[1]), g.chunk(found.shape[1]), found[0], found[1], strict=True):
         _, dgamma, dbeta = reference.backward_evaluate(rows, part, mean, m2 / count, None, eps)
         sums.append(torch.stack([dbeta, dgamma]))
     return torch.stack(sums, 1)
@@ -111,7 +109,7 @@ def input_gradient(
     eps: float,
     batch_statistics: bool,
 ) -> Tensor:
-    """dx from the gradient of the normalized value and the sums over it."""
+    """Dx from the gradient of the normalized value and the sums over it."""
     parts = []
     for part, rows, (mean, m2), (dbeta, dgamma) in zip(
         x.chunk(found.shape[1]), g.chunk(found.shape[1]), found.unbind(1), sums.unbind(1), strict=True
@@ -120,7 +118,9 @@ def input_gradient(
         inner = rows.double()
         if batch_statistics:
             x_hat = (part.double() - reference.per_channel(mean, part)) * reference.per_channel(scale, part)
-            inner = inner - reference.per_channel(dbeta / count, part) - x_hat * reference.per_channel(dgamma / count, part)
+            inner = (
+                inner - reference.per_channel(dbeta / count, part) - x_hat * reference.per_channel(dgamma / count, part)
+            )
         gain = scale if weight is None else scale * weight.double()
         parts.append((inner * reference.per_channel(gain, part)).to(x.dtype))
     return torch.cat(parts)

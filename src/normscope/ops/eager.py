@@ -12,7 +12,7 @@ from normscope.ops.activation import applied
 
 
 def affine_gradients(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """dgamma and dbeta in the dtype of the parameters, from sums of shape [2, groups, channels]."""
+    """Dgamma and dbeta in the dtype of the parameters, from sums of shape [2, groups, channels]."""
     total = sums[:, 0] if sums.shape[1] == 1 else sums.sum(1)
     dgamma = None if weight is None else total[1].to(weight.dtype)
     return dgamma, None if bias is None else total[0].to(bias.dtype)
@@ -99,11 +99,11 @@ class Train(torch.autograd.Function):
         eps, activation, slope, groups, residual = ctx.options
         count = x.numel() / (x.shape[1] * groups)
         if torch.is_grad_enabled():
-            gain = _closed_gain(x, found, mask, activation, slope, True) if residual else None
+            gain = _closed_gain(x, found, mask, activation, slope, batch_statistics=True) if residual else None
             grads = differentiable_backward(dy, x, weight, bias, gain, eps, activation, slope, groups)
             return (*grads[:3], grads[3] if residual else None, None, None, None, None)
         dx, sums, dresidual = phases.backward(
-            dy, x, found, count, weight, bias, mask, eps, activation, slope, True, residual
+            dy, x, found, count, weight, bias, mask, eps, activation, slope, batch_statistics=True, residual=residual
         )
         dgamma, dbeta = affine_gradients(sums, weight, bias)
         return dx, dgamma, dbeta, dresidual if residual else None, None, None, None, None
@@ -134,11 +134,22 @@ class Evaluate(torch.autograd.Function):
         x, statistics, weight, bias, mask = ctx.saved_tensors
         eps, activation, slope, residual = ctx.options
         if torch.is_grad_enabled():
-            gain = _closed_gain(x, statistics, mask, activation, slope, False) if residual else None
+            gain = _closed_gain(x, statistics, mask, activation, slope, batch_statistics=False) if residual else None
             grads = differentiable_backward(dy, x, weight, bias, gain, eps, activation, slope, 1, statistics)
             return (grads[0], None, *grads[1:3], grads[3] if residual else None, None, None, None)
         dx, sums, dresidual = phases.backward(
-            dy, x, statistics, 1.0, weight, bias, mask, eps, activation, slope, False, residual
+            dy,
+            x,
+            statistics,
+            1.0,
+            weight,
+            bias,
+            mask,
+            eps,
+            activation,
+            slope,
+            batch_statistics=False,
+            residual=residual,
         )
         dgamma, dbeta = affine_gradients(sums, weight, bias)
         return dx, None, dgamma, dbeta, dresidual if residual else None, None, None, None

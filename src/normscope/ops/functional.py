@@ -16,7 +16,6 @@ from normscope.ops import aten, backend, cpu, eager, reference, schema
 from normscope.ops.activation import FUSED, ONE_BIT, applied
 from normscope.ops.context import tracing, transformed
 
-
 # Where moving ghosts into the channels costs torch less than one call per ghost: many ghosts, each of few elements.
 _MANY, _SMALL = 16, 2048
 
@@ -179,7 +178,7 @@ def evaluate(
         y = torch.nn.functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
         return epilogue.composed(y)
     statistics = torch.stack([mean.detach(), variance.detach()]).double().unsqueeze(1)
-    y: Tensor = eager.Evaluate.apply(  # type: ignore[no-untyped-call]
+    fused: Tensor = eager.Evaluate.apply(  # type: ignore[no-untyped-call]
         x, statistics, weight, bias, epilogue.residual, eps, epilogue.activation, epilogue.slope
     )
-    return y
+    return fused

@@ -55,7 +55,7 @@ def normalize(
     activation: str,
     slope: float,
 ) -> tuple[Tensor, Tensor]:
-    """y = activation(x normalized by given moments, + residual), and the mask for the backward.
+    """Y = activation(x normalized by given moments, + residual), and the mask for the backward.
 
     Args:
         x: Shape [batch, channels, *spatial].
@@ -181,7 +181,7 @@ def backward_input(
     batch_statistics: bool,
     residual: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dx and the residual's gradient (empty without a residual), from sums over the whole batch."""
+    """Dx and the residual's gradient (empty without a residual), from sums over the whole batch."""
     if not _compiled(x, activation):
         g = composed.gate(dy, x, found, count, weight, bias, mask, eps, activation, slope)
         dx = composed.input_gradient(g, x, found, sums, count, weight, eps, batch_statistics)

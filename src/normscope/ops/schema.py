@@ -1,12 +1,14 @@
 """The operators, declared once: what torch.compile, torch.export and torch.func see of the arithmetic.
 
 `normscope::batch_norm` is the fused training forward, `normscope::batch_norm_backward` its backward; `moments`,
-`normalize`, `backward_reduce` and `backward_input` are their phases, between which a collective can merge moments and add
-up sums. Shapes and meaning stand in `normscope.ops.phases`, whose functions are the bodies. Importing this registers them.
+`normalize`, `backward_reduce` and `backward_input` are their phases, between which a collective can merge moments and
+add up sums. Shapes and meaning stand in `normscope.ops.phases`, whose functions are the bodies. Importing this
+registers them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ _SCHEMAS = {
     "batch_norm_backward": f"(Tensor dy, Tensor x, Tensor moments, float count, {_MASKED},"
     " bool batch_statistics, bool residual) -> (Tensor, Tensor, Tensor)",
 }
-_BODIES = {
+_BODIES: dict[str, Callable[..., Any]] = {
     "moments": phases.moments,
     "normalize": phases.normalize,
     "backward_reduce": phases.backward_reduce,
@@ -45,6 +47,14 @@ for _name, _schema in _SCHEMAS.items():
 batch_norm = torch.ops.normscope.batch_norm
 
 
+def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return torch.library.register_fake(f"normscope::{name}")  # type: ignore[no-any-return,unused-ignore]
+
+
+def _vmap(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return torch.library.register_vmap(f"normscope::{name}")  # type: ignore[no-any-return,unused-ignore]
+
+
 def _like(x: Tensor) -> Tensor:
     """What the bodies make for an output: the strides of an input that lies dense, else contiguous."""
     return torch.empty_like(cpu.laid_out(x))
@@ -58,32 +68,32 @@ def _gradient_of_residual(x: Tensor, residual: bool) -> Tensor:
     return _like(x) if residual else x.new_empty(0)
 
 
-@torch.library.register_fake("normscope::moments")
+@_fake("moments")
 def _(x: Tensor) -> Tensor:
     return _new_moments(x)
 
 
-@torch.library.register_fake("normscope::normalize")
+@_fake("normalize")
 def _(x: Tensor, _m: Tensor, _n: float, _w: Any, _b: Any, residual: Any, _e: float, activation: str, _s: float) -> Any:
     return _like(x), phases.mask_for(x, residual, activation, 1)
 
 
-@torch.library.register_fake("normscope::backward_reduce")
+@_fake("backward_reduce")
 def _(_dy: Tensor, _x: Tensor, moments: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(moments)
 
 
-@torch.library.register_fake("normscope::backward_input")
+@_fake("backward_input")
 def _(_dy: Tensor, x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     return _like(x), _gradient_of_residual(x, options[-1])
 
 
-@torch.library.register_fake("normscope::batch_norm")
+@_fake("batch_norm")
 def _(x: Tensor, _w: Any, _b: Any, residual: Any, _e: float, activation: str, _s: float, groups: int) -> Any:
     return _like(x), _new_moments(x, groups), phases.mask_for(x, residual, activation, groups)
 
 
-@torch.library.register_fake("normscope::batch_norm_backward")
+@_fake("batch_norm_backward")
 def _(_dy: Tensor, x: Tensor, moments: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _like(x), torch.empty_like(moments), _gradient_of_residual(x, options[-1])
 
@@ -105,9 +115,8 @@ def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
         grads = differentiable_backward(dy, x, weight, bias, None, eps, activation, slope, groups)
         return (*grads[:3], None, None, None, None, None)
     count = x.numel() / (x.shape[1] * groups)
-    dx, sums, dresidual = torch.ops.normscope.batch_norm_backward(
-        dy, x, found, count, weight, bias, mask, eps, activation, slope, True, ctx.residual
-    )
+    options = (mask, eps, activation, slope, True, ctx.residual)
+    dx, sums, dresidual = torch.ops.normscope.batch_norm_backward(dy, x, found, count, weight, bias, *options)
     dgamma, dbeta = affine_gradients(sums, weight, bias)
     return dx, dgamma, dbeta, dresidual if ctx.residual else None, None, None, None, None
 
@@ -126,10 +135,11 @@ def _beside(value: Tensor | None, dim: int | None, size: int, channels_at: int) 
 
 
 def _apart(value: Tensor, size: int, channels_at: int) -> Tensor:
-    return value.unflatten(channels_at, (size, -1)).movedim(channels_at, 0)
+    apart: Tensor = value.unflatten(channels_at, (size, -1))  # type: ignore[no-untyped-call,unused-ignore]
+    return apart.movedim(channels_at, 0)
 
 
-@torch.library.register_vmap("normscope::batch_norm")
+@_vmap("batch_norm")
 def _(info: Any, dims: tuple[int | None, ...], x: Any, weight: Any, bias: Any, residual: Any, *options: Any) -> Any:
     size = info.batch_size
     y, found, mask = torch.ops.normscope.batch_norm(
@@ -142,7 +152,7 @@ def _(info: Any, dims: tuple[int | None, ...], x: Any, weight: Any, bias: Any, r
     return (_apart(y, size, 1), _apart(found, size, 2), mask), (0, 0, None)
 
 
-@torch.library.register_vmap("normscope::batch_norm_backward")
+@_vmap("batch_norm_backward")
 def _(info: Any, dims: tuple[int | None, ...], dy: Any, x: Any, moments: Any, count: Any, weight: Any, bias: Any,
       mask: Any, *options: Any) -> Any:  # fmt: skip
     size = info.batch_size

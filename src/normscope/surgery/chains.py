@@ -1,4 +1,4 @@
-"""What can be fused: which batch norms, which activations; the exchange of one layer for another; and a recorded forward."""
+"""What can be fused: which batch norms, which activations; exchanging one layer for another; a recorded forward."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def activation_module(module: nn.Module) -> tuple[str, float] | None:
 
 def _exchanged(layer: Any, kind: type[nn.Module], **options: Any) -> nn.Module:
     """A layer of `kind` that has taken over the parameters, buffers and mode of `layer`."""
-    new: Any = kind(layer.num_features, layer.eps, layer.momentum, False, False, **options)
+    new: Any = kind(layer.num_features, layer.eps, layer.momentum, affine=False, track_running_stats=False, **options)
     new.affine, new.track_running_stats = layer.affine, layer.track_running_stats
     new._parameters = dict(layer._parameters)
     new._buffers = dict(layer._buffers)
@@ -82,7 +82,7 @@ def fused_from(layer: nn.Module, activation: str, slope: float) -> nn.Module:
 
 
 def plain_from(layer: nn.Module) -> nn.Module:
-    """torch's batch norm in place of a fused layer."""
+    """Torch's batch norm in place of a fused layer."""
     return _exchanged(layer, _PLAIN[type(layer)])
 
 

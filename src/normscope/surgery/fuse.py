@@ -1,8 +1,8 @@
-"""Batch norm + activation, and batch norm + residual + activation, become one layer; proven on a batch before it is yours.
+"""Batch norm + activation, and batch norm + residual + activation, become one layer; proven on a batch first.
 
 Where torch.fx traces the network, every such chain in its graph is fused. Where it does not, only an activation module
-that directly follows: inside torch.nn.Sequential, and wherever one recorded forward proves that the activation is the only
-reader of a batch norm's output. Names stay, so checkpoints load both ways.
+that directly follows: inside torch.nn.Sequential, and wherever one recorded forward proves that the activation is the
+only reader of a batch norm's output. Names stay, so checkpoints load both ways.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def fuse(model: nn.Module, *batch: Any) -> Fusion:
         batch: The positional arguments of one forward, at least two samples.
 
     Returns:
-        The fused copy and what was and was not fused. Outputs and buffers in training and evaluation, and gradients, agree
-        with the original's on the batch, in float64 where the network lets itself be converted.
+        The fused copy and what was and was not fused. Outputs and buffers in training and evaluation, and gradients,
+        agree with the original's on the batch, in float64 where the network lets itself be converted.
 
     Raises:
         UnsupportedError: The fused network's numbers are not the original's.
@@ -139,7 +139,7 @@ def _leaves(value: Any) -> list[Tensor]:
 
 
 def _behaviour(model: nn.Module, batch: tuple[Any, ...]) -> dict[str, Tensor]:
-    """Outputs, gradients for a random cotangent, and buffers; in evaluation, then in training, then in evaluation again."""
+    """Outputs, gradients for a random cotangent, and buffers: in evaluation, in training, in evaluation again."""
     numbers: dict[str, Tensor] = {}
     with preserved_rng():
         for step, training in enumerate((False, True, False)):

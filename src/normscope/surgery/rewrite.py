@@ -105,7 +105,9 @@ def fuse_graph(graph: fx.GraphModule) -> tuple[tuple[str, ...], tuple[Left, ...]
         name, layer = str(node.target), graph.get_submodule(str(node.target))
         if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
             continue
-        reason = require_plain(layer) if is_batch_norm(layer) else f"a {type(layer).__name__} computes something of its own"
+        reason = (
+            require_plain(layer) if is_batch_norm(layer) else f"a {type(layer).__name__} computes something of its own"
+        )
         if not reason and calls.count(name) > 1:
             reason = f"it runs {calls.count(name)} times in a forward"
         reason = reason or _fuse_node(node, graph)
