@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -7,6 +9,13 @@ from normscope.ops import cpu
 from normscope.ops.backend import backend, use_backend
 
 X = torch.randn(4, 3, 5, 5)
+
+
+@pytest.mark.skipif("NORMSCOPE_REQUIRE_KERNELS" not in os.environ, reason="set where the kernels must have been built")
+def test_the_kernels_were_built_and_are_used():
+    assert cpu.EXTENSION.module is not None, cpu.EXTENSION.reason
+    assert cpu.EXTENSION.module.openmp
+    assert normscope.backend(X).name == "compiled"
 
 
 def test_a_reason_is_given_for_every_choice():

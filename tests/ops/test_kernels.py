@@ -108,7 +108,7 @@ def test_ghosts(shape, layout):
 
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e4, 1e5, 1e6])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(16, 8, 20, 20), (32, 64, 7, 7), (16, 64, 56, 56)], ids=str)
+@pytest.mark.parametrize("shape", [(16, 8, 20, 20), (32, 64, 7, 7), (4, 16, 56, 56)], ids=str)
 def test_training_keeps_its_digits_whatever_the_mean(shape, layout, mean):
     got, want = both_ways(shape, layout, torch.float32, "none", with_residual=False, mean=mean)
     assert float((got[0] - want[0]).abs().max()) < 4e-6
