@@ -1,7 +1,7 @@
 """Claim: Scope with the moment probes on every layer at every step costs under 2 % of a training step.
 
 The step is that of a ResNet-18 for 32 x 32 images at batch 64. Steps with and without Scope alternate, so that both
-see the same machine; the figure is the ratio of the medians. Each costlier probe is timed once beside it, and
+see the same machine. Each costlier probe is timed once beside it, and
 `import normscope` is held against `import torch` (claim: under 1.2 x).
 
     python benchmarks/scope.py [--steps 15] [--threads 2] [--device cpu] [--parts moments,costlier,import] [--json FILE]
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,26 @@ def resnet18() -> nn.Sequential:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+class Spent(NamedTuple):
+    """Time that passed: on the clock, and of the processor, which other work on the machine does not change."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Spent:
+        """Both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.clock - other.clock, self.processor - other.processor)
+
+
+def median(spent: list[Spent]) -> Spent:
+    """The median of each."""
+    return Spent(*(statistics.median(times) for times in zip(*spent, strict=True)))
+
+
 class Training:
     """One network, batch and optimizer, with the closure that Scope takes."""
 
@@ -77,17 +98,17 @@ class Training:
         """Loss of the batch."""
         return nn.functional.cross_entropy(self.model(self.x), self.y)
 
-    def step(self, scope: normscope.Scope | None) -> float:
-        """Seconds of one training step, Scope's part included."""
+    def step(self, scope: normscope.Scope | None) -> Spent:
+        """One training step, Scope's part included."""
         self._wait()
-        start = time.perf_counter()
+        start = Spent.now()
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
         if scope is not None:
             scope.step()
         self._wait()
-        return time.perf_counter() - start
+        return Spent.now() - start
 
     def _wait(self) -> None:
         if self.x.is_cuda:
@@ -116,20 +137,25 @@ def verify(training: Training) -> float:
 
 
 class Stopwatch:
-    """Seconds spent inside of the functions that it wraps."""
+    """Time spent inside of the functions that it wraps, by the one thread that calls them."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.clear()
+
+    def clear(self) -> None:
+        """Start again from nothing."""
+        self.clock = self.processor = 0.0
 
     def wrap(self, function: Callable[..., object]) -> Callable[..., object]:
         """`function`, timed."""
 
         def call(*args: object, **kwargs: object) -> object:
-            start = time.perf_counter()
+            clock, processor = time.perf_counter(), time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds += time.perf_counter() - start
+                self.clock += time.perf_counter() - clock
+                self.processor += time.thread_time() - processor
 
         return call
 
@@ -137,7 +163,8 @@ class Stopwatch:
 def moments_share(training: Training, steps: int) -> dict[str, float]:
     """Time of steps with the moment probes over steps without, alternating; and the time inside of Scope's own code.
 
-    The second figure is what the claim is decided by: it does not hold the noise of two whole training steps.
+    The claim is decided by the second, in processor time, which other work on the machine does not change: Scope runs
+    on one thread, and a step takes at least its processor time over its threads. On a GPU it is decided on the clock.
     """
     scope, watch = normscope.Scope(training.model, probes=MOMENTS), Stopwatch()
     collector = scope._collector  # there is no other way to time its hooks
@@ -152,47 +179,47 @@ def moments_share(training: Training, steps: int) -> dict[str, float]:
                 plain.append(training.step(None))
                 continue
             with scope:
-                watch.seconds = 0.0
+                watch.clear()
                 scoped.append(training.step(scope))
-                inside.append(watch.seconds)
-    pairs = sorted(a / b for a, b in zip(scoped, plain, strict=True))
+                inside.append(Spent(watch.clock, watch.processor))
+    step, with_it, own = median(plain), median(scoped), median(inside)
     return {
-        "step_s": statistics.median(plain),
-        "ratio_of_medians": statistics.median(scoped) / statistics.median(plain),
-        "ratio_lower_quartile": pairs[len(pairs) // 4],
-        "ratio_upper_quartile": pairs[-1 - len(pairs) // 4],
-        "inside_scope_s": statistics.median(inside),
-        "share_of_a_step": statistics.median(inside) / statistics.median(plain),
+        "step_s": step.clock,
+        "step_processor_s": step.processor,
+        "ratio_of_medians": with_it.clock / step.clock,
+        "ratio_of_medians_processor": with_it.processor / step.processor,
+        "inside_scope_s": own.clock,
+        "inside_scope_processor_s": own.processor,
+        "share_of_a_step": own.clock / step.clock,
+        "share_of_a_step_at_most": own.processor / (step.processor / torch.get_num_threads()),
     }
 
 
-def costlier(training: Training, step_s: float) -> dict[str, float]:
-    """Each probe that runs the closure, once, in training steps."""
+def costlier(training: Training, step: float) -> dict[str, float]:
+    """Each probe that runs the closure, once: its processor time in training steps of `step` processor seconds."""
     out = {}
     for name in PROBES:
         if name in MOMENTS:
             continue
         with normscope.Scope(training.model, loss=training.loss, optimizer=training.optimizer, probes=(name,)) as scope:
             taken = training.step(scope)
-        out[name] = max(0.0, taken - step_s) / step_s
+        out[name] = max(0.0, taken.processor - step) / step
+        print(f"  {name}: {out[name]:.1f} training steps", file=sys.stderr, flush=True)
     return out
 
 
-def import_ratio(repeats: int = 7) -> dict[str, float]:
-    """Time of `import normscope` (with a layer used, which brings torch in) over `import torch`, alternating."""
-    seconds: dict[str, list[float]] = {"import torch": [], "import normscope": [], "normscope.Scope": []}
-    codes = {
-        "import torch": "import torch",
-        "import normscope": "import normscope",
-        "normscope.Scope": "import normscope; normscope.Scope",
-    }
+def import_ratio(repeats: int = 5) -> dict[str, float]:
+    """Processor time of `import normscope`, and of first uses that bring torch in, over `import torch`; alternating."""
+    codes = ("import torch", "import normscope", "import normscope; normscope.nn", "import normscope; normscope.Scope")
+    seconds: dict[str, list[float]] = {code: [] for code in codes}
     for _ in range(repeats):
-        for name, code in codes.items():
-            start = time.perf_counter()
+        for code, times in seconds.items():
+            before = os.times()
             subprocess.run([sys.executable, "-c", code], check=True)
-            seconds[name].append(time.perf_counter() - start)
-    torch_s = statistics.median(seconds["import torch"])
-    return {name: statistics.median(values) / torch_s for name, values in seconds.items()} | {"torch_s": torch_s}
+            after = os.times()
+            times.append(sum(after[2:4]) - sum(before[2:4]))
+    reference = statistics.median(seconds["import torch"])
+    return {code: statistics.median(times) / reference for code, times in seconds.items()}
 
 
 def main() -> None:
@@ -215,14 +242,14 @@ def main() -> None:
     held = True
     if "import" in options.parts:
         result["import"] = ratios = import_ratio()
-        held &= ratios["import normscope"] < LIMIT_IMPORT
+        held &= max(ratios.values()) < LIMIT_IMPORT
     if "moments" in options.parts or "costlier" in options.parts:
         training = Training(options.device)
         result["largest_error_of_the_moments"] = verify(training)
         result["moments_on_every_layer_at_every_step"] = share = moments_share(training, options.steps)
-        held &= share["share_of_a_step"] < LIMIT_SCOPE
+        held &= share["share_of_a_step" if training.x.is_cuda else "share_of_a_step_at_most"] < LIMIT_SCOPE
         if "costlier" in options.parts:
-            result["costlier_probes_in_training_steps"] = costlier(training, share["step_s"])
+            result["costlier_probes_in_training_steps"] = costlier(training, share["step_processor_s"])
     text = json.dumps(result, indent=1)
     print(text)
     if options.json is not None:

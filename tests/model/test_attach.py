@@ -1,4 +1,5 @@
 import copy
+import pickle
 import random
 
 import numpy as np
@@ -238,3 +239,20 @@ def test_buffers_changed_past_their_module_are_put_back():
         alias.add_(3)
     assert model[0].running_mean is alias
     assert torch.equal(alias, torch.zeros(2))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])  # noqa: S301
+def test_copies_and_pickles_of_a_network_carry_hooks_that_do_nothing(images, copied):
+    model, calls = nn.Sequential(nn.BatchNorm2d(2)), []
+    layers = find(model).layers
+    with (
+        attach.on_forward(layers, lambda *_: calls.append("forward")),
+        attach.before_forward(layers, lambda *_: calls.append("before")),
+        attach.on_module(model, lambda *_: calls.append("module")),
+        attach.around_call(model, lambda: calls.append("in"), lambda *_: calls.append("out")),
+    ):
+        twin = copied(model)
+        output = twin(images)
+    assert calls == []
+    assert torch.equal(output, model(images))
+    assert b"normscope" not in pickle.dumps(twin)

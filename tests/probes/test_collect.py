@@ -189,3 +189,18 @@ def test_function_transforms_are_passed_over(task):
     with listener.attached():
         torch.func.vmap(task.model)(task.x[:, None])
     assert listener.take() == {}
+
+
+class Second(nn.BatchNorm1d):
+    """A layer that is called with something else than a tensor first."""
+
+    def forward(self, pair):
+        return super().forward(pair[1])
+
+
+def test_an_input_that_is_no_tensor_does_not_stop_the_training():
+    model = nn.Sequential(Second(3))
+    listener = collector(model)
+    with listener.attached():
+        model((None, torch.randn(4, 3)))
+    assert listener.take() == {}

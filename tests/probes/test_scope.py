@@ -2,6 +2,7 @@ import contextlib
 import copy
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -285,3 +286,78 @@ def test_the_page_and_pandas(task):
     train(task, scope, 3)
     assert len(scope.table().to_pandas()) == len(scope.table())
     assert "<html" in scope.to_html("Probed")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the tracer's own doing
+def test_inside_of_a_compiled_function_nothing_is_seen_and_that_is_said(task):
+    task.model[3].p = 0.0
+    forward = torch.compile(lambda x: task.model(x) * 2, backend="eager", fullgraph=True)
+    expected = forward(task.x)
+    with normscope.Scope(task.model) as scope:
+        for _ in range(2):
+            assert torch.equal(forward(task.x), expected)
+            scope.step()
+    assert "inside of a compiled function is not seen" in scope.not_run["moments"]
+
+
+class Activated(nn.BatchNorm2d):
+    """An activation built in, in place, as timm's BatchNormAct2d."""
+
+    def forward(self, x):
+        return nn.functional.relu(super().forward(x), inplace=True)
+
+
+class Foreign(nn.Module):
+    """A batch norm that does not derive from torch's."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.scale, self.shift, training=self.training
+        )
+
+
+class Frozen(nn.Module):
+    """As torchvision's and detectron2's FrozenBatchNorm2d."""
+
+    def __init__(self, channels):
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+def foreign_net():
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Sequential(nn.BatchNorm2d(4)))
+    layers = [Activated(4), nn.Conv2d(4, 4, 3, padding=1), Foreign(4), nn.ReLU(), Frozen(4), scripted]
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.Flatten(), nn.Linear(36, 3))
+
+
+def test_layers_that_are_not_torchs_own(new_task, looks):
+    ends = []
+    for scoped in (False, True):
+        task = new_task(foreign_net())
+        scope = normscope.Scope(task.model, loss=task.loss, optimizer=task.optimizer) if scoped else None
+        ends.append((train(task, scope, 2), task.model.state_dict()))
+    assert ends[0][0] == ends[1][0]
+    assert looks.same(ends[0][1], ends[1][1])
+    assert scope.not_run == {}
+    rows = scope.table().select(probe="moments", quantity="values per channel", step=1)
+    assert [(row["layer"], row["source"]) for row in rows] == [
+        ("1", "saved by torch"),
+        ("3", "saved by torch"),
+        ("5", "recomputed: evaluation mode"),
+    ]
+    assert {row["layer"] for row in scope.table().select(probe="noise")} == {"1", "3"}
+    assert scope.table().unsupported == ("6: a ScriptModule runs outside Python and cannot be probed",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +33,20 @@ Incoming = Callable[[NormLayer, nn.Module, Tensor], Tensor | None]
 _FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
 
 
+class _Hook:
+    """A hook that stays with the network that it was set on: copies and pickles carry one that does nothing."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Takes any arguments, returns None, and a pickled network loads where normscope is not installed.
+        return getattr, (nullcontext(), "__exit__")
+
+
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
@@ -58,7 +72,7 @@ def on_forward(layers: list[NormLayer] | tuple[NormLayer, ...], seen: Seen) -> I
             ) -> Tensor | None:
                 return seen(layer, module, _first(args, kwargs), output)
 
-            stack.callback(layer.module.register_forward_hook(hook, with_kwargs=True).remove)
+            stack.callback(layer.module.register_forward_hook(_Hook(hook), with_kwargs=True).remove)
         yield
 
 
@@ -74,7 +88,7 @@ def before_forward(layers: list[NormLayer] | tuple[NormLayer, ...], incoming: In
                 changed = incoming(layer, module, _first(args, kwargs))
                 return None if changed is None else _with_first(args, kwargs, changed)
 
-            stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.callback(layer.module.register_forward_pre_hook(_Hook(hook), with_kwargs=True).remove)
         yield
 
 
@@ -123,7 +137,7 @@ def on_module(module: nn.Module, seen: Callable[[tuple[Any, ...], dict[str, Any]
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         seen(args, kwargs, output)
 
-    handle = module.register_forward_hook(hook, with_kwargs=True)
+    handle = module.register_forward_hook(_Hook(hook), with_kwargs=True)
     try:
         yield
     finally:
@@ -161,8 +175,8 @@ def around_call(
     def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: object) -> None:
         after(args, kwargs)
 
-    first = module.register_forward_pre_hook(enter, prepend=True)
-    last = module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+    first = module.register_forward_pre_hook(_Hook(enter), prepend=True)
+    last = module.register_forward_hook(_Hook(leave), with_kwargs=True, always_call=True)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from normscope.model.attach import before_forward, replayable
 from normscope.model.find import NormLayer, find
 from normscope.moments import Moments
 from normscope.probes.order import Site, modules_named
+from normscope.probes.summary import Layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,28 +91,38 @@ def look(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Kept
     return Kept(x, mean, node._saved_result2, layer.eps)
 
 
-def judge(kept: Sequence[Kept]) -> list[Reading]:
+def judge(found: Sequence[Kept | Reading]) -> list[Reading]:
     """Readings of what was kept, recomputed where it is not exact enough; one transfer from the device for all."""
-    if not kept:
-        return []
-    sizes = [part.mean.numel() for part in kept]
+    kept = [part for part in found if isinstance(part, Kept)]
+    judged = iter(_judge(kept) if kept else ())
+    return [part if isinstance(part, Reading) else next(judged) for part in found]
+
+
+def _judge(kept: Sequence[Kept]) -> list[Reading]:
     flat = torch.cat([half for part in kept for half in (part.mean, part.invstd)]).detach().cpu().double()
-    pieces = flat.split([size for size in sizes for _ in range(2)])
-    return [_judged(part, mean, invstd) for part, mean, invstd in zip(kept, pieces[::2], pieces[1::2], strict=True)]
+    pieces = flat.split([part.mean.numel() for part in kept for _ in range(2)])
+    layers = Layers.of(pieces[::2])
+    eps = torch.tensor([part.eps for part in kept], dtype=torch.float64)[layers.index]
+    limit = torch.tensor([_largest_mean(part.x) for part in kept], dtype=torch.float64)[layers.index]
+    mean, variance = torch.cat(pieces[::2]), torch.cat(pieces[1::2]).pow_(-2).sub_(eps)
+    tiny = layers.sum((variance < _TINY_VARIANCE * eps).double()).tolist()
+    large = layers.sum((mean.square() > limit.square() * variance).double()).tolist()
+    parts = zip(kept, mean.split(layers.sizes), variance.split(layers.sizes), tiny, large, strict=True)
+    return [_judged(*part) for part in parts]
 
 
-def _judged(part: Kept, mean: Tensor, invstd: Tensor) -> Reading:
-    variance = invstd.pow(-2).sub_(part.eps)
-    if bool((variance < _TINY_VARIANCE * part.eps).any()):
+def _judged(part: Kept, mean: Tensor, variance: Tensor, tiny: float, large: float) -> Reading:
+    if tiny:
         return _recomputed(part.x, "variance tiny against eps")
-    moments = Moments.from_variance(part.x.numel() // part.x.shape[1], mean, variance, "biased")
-    return Reading(moments, SAVED) if _small_mean(moments, part.x) else _recomputed(part.x, "large mean")
+    if large:
+        return _recomputed(part.x, "large mean")
+    count = part.x.numel() // part.x.shape[1]
+    return Reading(Moments(mean.new_tensor(float(count)), mean, variance * count), SAVED)
 
 
 def read(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Reading:
     """`look` and `judge` of one layer at once."""
-    found = look(layer, module, x, output)
-    return found if isinstance(found, Reading) else judge([found])[0]
+    return judge([look(layer, module, x, output)])[0]
 
 
 def _recomputed(x: Tensor, reason: str) -> Reading:
@@ -123,10 +134,14 @@ def _by_batch(layer: NormLayer, module: nn.Module) -> bool:
     return layer.kind != "frozen" and (module.training or getattr(module, "running_mean", None) is None)
 
 
-def _small_mean(moments: Moments, x: Tensor) -> bool:
+def _largest_mean(x: Tensor) -> float:
+    """Largest |mean| / deviation of a layer with input `x` at which its own statistics are trusted."""
     summed_in_double = x.is_contiguous() and x.dim() > 2 and x.device.type == "cpu"
-    limit = _LARGE_MEAN_CONTIGUOUS if summed_in_double else _LARGE_MEAN
-    return bool((moments.mean.square() * moments.count <= limit**2 * moments.m2).all())
+    return _LARGE_MEAN_CONTIGUOUS if summed_in_double else _LARGE_MEAN
+
+
+def _small_mean(moments: Moments, x: Tensor) -> bool:
+    return bool((moments.mean.square() * moments.count <= _largest_mean(x) ** 2 * moments.m2).all())
 
 
 def _node(output: Tensor, x: Tensor) -> Any:

@@ -12,7 +12,7 @@ from normscope.errors import InputError
 from normscope.model.attach import mode
 from normscope.probes import ablation, coupling, drift, gap, noise, ranges, santurkar
 from normscope.probes.population import population_mode
-from normscope.probes.summary import root_mean_square
+from normscope.probes.summary import Layers, joined
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
@@ -84,43 +84,61 @@ class Probe:
 
 
 def _moments(now: Instant) -> list[Measurement]:
-    out = []
-    for name, reading in now.readings.items():
-        moments = reading.moments
-        rows = (
-            ("root mean square of the channel means", root_mean_square(moments.mean)),
-            ("median deviation of a channel", float(moments.deviation().median())),
-            ("values per channel", float(moments.count)),
-        )
-        out += [Measurement("moments", what, name, now.step, value, source=reading.source) for what, value in rows]
-    return out
+    if not now.readings:
+        return []
+    total = joined([reading.moments for reading in now.readings.values()])
+    layers = Layers.of([reading.moments.mean for reading in now.readings.values()])
+    columns = (
+        ("root mean square of the channel means", layers.root_mean_square(total.mean)),
+        ("median deviation of a channel", layers.median(total.deviation())),
+        ("values per channel", [float(reading.moments.count) for reading in now.readings.values()]),
+    )
+    return [
+        Measurement("moments", what, name, now.step, value, source=reading.source)
+        for what, column in columns
+        for (name, reading), value in zip(now.readings.items(), column, strict=True)
+    ]
 
 
 def _drift(now: Instant) -> list[Measurement]:
-    out = []
     found = drift.drift(now.before, {name: reading.moments for name, reading in now.readings.items()})
-    for name, item in found.items():
-        out += drift.measurements({name: item}, now.step, now.effective, now.readings[name].source)
-    return out
+    return [
+        row
+        for name, item in found.items()
+        for row in drift.measurements({name: item}, now.step, now.effective, now.readings[name].source)
+    ]
 
 
 def _range(now: Instant) -> list[Measurement]:
-    deviations = {
-        layer.name: _output_deviation(layer, now.readings[layer.name].moments)
-        for layer in now.layers
-        if layer.name in now.readings
-    }
-    return ranges.measurements(deviations, now.step, "derived from the input moments") if deviations else []
+    layers = [layer for layer in now.layers if layer.name in now.readings]
+    if not layers:
+        return []
+    deviations = _output_deviations(layers, [now.readings[layer.name].moments for layer in layers])
+    found = dict(zip((layer.name for layer in layers), deviations, strict=True))
+    return ranges.measurements(found, now.step, "derived from the input moments")
 
 
-def _output_deviation(layer: NormLayer, moments: Moments) -> Tensor:
-    """|gamma| s / sqrt(v + eps), v the variance that the layer divides by."""
-    held = layer.module.running_var
-    batch = moments.variance("biased")
-    divisor = batch if layer.normalizes_by_batch or not isinstance(held, Tensor) else held.detach().cpu().double()
-    scale = (batch / (divisor + layer.eps)).sqrt()
-    weight = getattr(layer.module, "weight", None)
-    return scale * weight.detach().cpu().double().abs() if isinstance(weight, Tensor) else scale
+def _output_deviations(layers: Sequence[NormLayer], inputs: Sequence[Moments]) -> Sequence[Tensor]:
+    """|gamma| s / sqrt(v + eps) of each layer, v the variance that it divides by."""
+    layout, batch = Layers.of([moments.mean for moments in inputs]), joined(inputs).variance("biased")
+    divisors = [
+        held.detach().cpu().double() if not layer.normalizes_by_batch and isinstance(held, Tensor) else part
+        for layer, held, part in zip(
+            layers,
+            (getattr(layer.module, "running_var", None) for layer in layers),
+            batch.split(layout.sizes),
+            strict=True,
+        )
+    ]
+    weights = [getattr(layer.module, "weight", None) for layer in layers]
+    gammas = [
+        weight.detach().cpu().double() if isinstance(weight, Tensor) else torch.ones(size, dtype=torch.float64)
+        for weight, size in zip(weights, layout.sizes, strict=True)
+    ]
+    eps = torch.tensor([layer.eps for layer in layers], dtype=torch.float64)[layout.index]
+    scale = (batch / (torch.cat(divisors) + eps)).sqrt()
+    deviations: Sequence[Tensor] = (scale * torch.cat(gammas).abs()).split(layout.sizes)
+    return deviations
 
 
 def _noise(now: Instant) -> list[Measurement]:

@@ -36,7 +36,8 @@ class Collector:
         self._looked = any(layer.module is model for layer in layers)
         self._first: ExitStack | None = None
         self._inside = 0
-        self._waiting: list[tuple[str, bool, Kept]] = []
+        # Filled by the threads of DataParallel too, emptied by the one that called the network.
+        self._waiting: list[tuple[str, bool, Kept | Reading]] = []
         self._readings: dict[tuple[str, bool], Reading] = {}
 
     @contextmanager
@@ -63,7 +64,7 @@ class Collector:
         return {layer.name: found[layer.name] for layer in self._layers if layer.name in found}
 
     def _seen(self, layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> None:
-        if not self._listening or tracing() or transformed() or torch._C._get_tracing_state() is not None:
+        if tracing() or not self._listening or transformed() or torch._C._get_tracing_state() is not None:
             return
         # Checkpointing runs a forward again in the backward: the same values, already read.
         if torch._C._current_graph_task_id() != -1:
@@ -71,20 +72,18 @@ class Collector:
         # A copy of the network made inside of the loop carries these hooks with it.
         if module is not layer.module and not getattr(module, "_is_replica", False):
             return
+        if not isinstance(x, Tensor) or x.layout is not torch.strided or x.dim() < 2:
+            return
         grad = torch.is_grad_enabled()
         with torch.no_grad():
-            found = look(layer, module, x, output)
-            if isinstance(found, Reading):
-                self._keep(layer.name, grad, found)
-            else:
-                self._waiting.append((layer.name, grad, found))
-                if not self._inside:
-                    self._settle()
+            self._waiting.append((layer.name, grad, look(layer, module, x, output)))
+            if not self._inside:
+                self._settle()
 
     def _settle(self) -> None:
         """Judge what was kept, while the graph of the pass still holds the layers' inputs."""
         waiting, self._waiting = self._waiting, []
-        for (name, grad, _), reading in zip(waiting, judge([kept for _, _, kept in waiting]), strict=True):
+        for (name, grad, _), reading in zip(waiting, judge([found for _, _, found in waiting]), strict=True):
             self._keep(name, grad, reading)
 
     def _keep(self, name: str, grad: bool, reading: Reading) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normscope.moments import log_deviation_ratio, standardized_distance
-from normscope.probes.summary import root_mean_square
+from normscope.probes.summary import Layers, joined
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def drift(before: Mapping[str, Moments], after: Mapping[str, Moments]) -> dict[s
     On one batch (see `normscope.probes.batch.input_moments`) it is the effect of the weights alone; from one batch to
     the next it holds the difference of the batches too.
     """
-    return {
-        name: Drift(
-            root_mean_square(standardized_distance(moments, after[name])),
-            root_mean_square(log_deviation_ratio(moments, after[name])),
-        )
-        for name, moments in before.items()
-        if name in after
-    }
+    names = [name for name in before if name in after]
+    if not names:
+        return {}
+    layers = Layers.of([before[name].mean for name in names])
+    old, new = joined([before[name] for name in names]), joined([after[name] for name in names])
+    distances = layers.root_mean_square(standardized_distance(old, new))
+    ratios = layers.root_mean_square(log_deviation_ratio(old, new))
+    return {name: Drift(*pair) for name, *pair in zip(names, distances, ratios, strict=True)}
 
 
 def measurements(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of one layer at one batch size, upstream noise-free; averages over the channels that vary.
+    """Noise of one layer at one batch size, upstream noise-free; averages over the channels that vary in every batch.
 
     Attributes:
         batch: Examples per batch.
@@ -42,7 +42,7 @@ class Noise:
         additive: Var(b).
         power: r = E[(x_hat_B - x_hat_pop)^2] / E[x_hat_pop^2].
         power_theory: (rho + (k - 1) / 4) / B, to first order.
-        correlation: corr(mu_B, s_B^2), mean over channels.
+        correlation: corr(a, b), mean over channels; to first order that of mu_B and s_B^2.
         correlation_theory: skew / sqrt(k - 1) of the examples as draws, mean over channels.
     """
 
@@ -108,7 +108,7 @@ def noise_of(pool: ExampleMoments, batch: int, repeats: int = 200, seed: int = 0
         mean(b.var(0)),
         mean(power),
         mean((between + (kurtosis - 1) / 4) / batch),
-        mean(_correlation(shift, scale.square())),
+        mean(_correlation(a, b)),
         mean(correlation),
     )
 
@@ -232,7 +232,7 @@ def measurements(found: Mapping[str, Sequence[Noise]], step: int | None = None) 
                 ("additive noise Var(b)", item.additive, None),
                 ("noise power", item.power, item.power_theory),
                 ("dropout-equivalent rate", item.dropout_rate, None),
-                ("correlation of batch mean and variance", item.correlation, item.correlation_theory),
+                ("correlation of a and b", item.correlation, item.correlation_theory),
             )
             out += [
                 Measurement("noise", f"{quantity}, {item.batch} examples", name, step, value, expected=expected)

@@ -80,6 +80,7 @@ def order_of(model: nn.Module, run: Run) -> Order:
     """The order in which `run` uses the modules of `model`, and the parameters that each brings in.
 
     A parameter whose module is bypassed (used by its parent as a function) counts with the nearest ancestor that ran.
+    Those of ScriptModules, whose place cannot be seen, are left out.
 
     Args:
         model: The network that `run` runs.
@@ -113,7 +114,8 @@ def _owners(model: nn.Module, ran: dict[int, Site]) -> dict[int, list[nn.Paramet
                 if held is None or position.get(owner, 0) < position.get(held[0], 0):
                     first[id(parameter)] = (owner, parameter)
         for child in module.children():
-            visit(child, owner)
+            if not isinstance(child, torch.jit.ScriptModule):
+                visit(child, owner)
 
     visit(model, next(iter(ran), id(model)))
     for owner, parameter in first.values():

@@ -11,6 +11,7 @@ from normscope.model.attach import on_normalized, replayable
 from normscope.model.find import NormLayer, find
 from normscope.moments import Moments
 from normscope.probes.order import Site, modules_named
+from normscope.probes.summary import Layers
 from normscope.records import Measurement
 
 if TYPE_CHECKING:
@@ -60,13 +61,18 @@ def spread(deviations: Mapping[str, Tensor]) -> float:
 
 def measurements(deviations: Mapping[str, Tensor], step: int | None = None, source: str = "") -> list[Measurement]:
     """Per layer the median range, the spread of log sigma over its units and the share of units that never vary."""
-    out = []
-    for name, values in deviations.items():
-        out += [
-            Measurement("range", "median deviation of a unit", name, step, float(values.median()), source=source),
-            Measurement("range", "spread of log deviation", name, step, spread({name: values}), source=source),
-            Measurement(
-                "range", "units that never vary", name, step, float((values == 0).double().mean()), source=source
-            ),
-        ]
+    if not deviations:
+        return []
+    layers, values = Layers.of(list(deviations.values())), torch.cat(list(deviations.values()))
+    dead = layers.sum((values == 0).to(values.dtype)) / values.new_tensor(layers.sizes)
+    columns = (
+        ("median deviation of a unit", layers.median(values)),
+        ("spread of log deviation", layers.spread(values)),
+        ("units that never vary", dead.tolist()),
+    )
+    out = [
+        Measurement("range", quantity, name, step, value, source=source)
+        for quantity, column in columns
+        for name, value in zip(deviations, column, strict=True)
+    ]
     return [*out, Measurement("range", "spread of log deviation", "", step, spread(deviations), source=source)]

@@ -158,9 +158,10 @@ def _chosen(probes: Iterable[str] | None) -> list[str]:
 
 def _plain(measurement: Measurement, probe: str) -> Measurement:
     """`measurement` under the name of its probe in the catalog, None in place of numbers that are not finite."""
-    return dataclasses.replace(
-        measurement, probe=probe, value=_finite(measurement.value), expected=_finite(measurement.expected)
-    )
+    value, expected = _finite(measurement.value), _finite(measurement.expected)
+    if (measurement.probe, measurement.value, measurement.expected) == (probe, value, expected):
+        return measurement
+    return dataclasses.replace(measurement, probe=probe, value=value, expected=expected)
 
 
 def _finite(value: float | None) -> float | None:

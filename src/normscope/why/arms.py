@@ -38,6 +38,7 @@ class Arm:
         frozen: Lowest weight matrices that training leaves as they are; above 0 it plants a known loosening of the
             layers above from what lies below.
         pace: Factor on the learning rate once it is chosen, where a claim asks for it; below 1 it plants smaller moves.
+        order: Which of several orders of the examples a seed gives; tells runs apart that are alike in all else.
         shifted: Share of the training images that are shown in the shifted rendering; plants a known robustness.
     """
 
@@ -54,6 +55,7 @@ class Arm:
     correlation: float = 0.0
     frozen: int = 0
     pace: float = 1.0
+    order: int = 0
     shifted: float = 0.0
 
 

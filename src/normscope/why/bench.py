@@ -71,6 +71,7 @@ def run_training(
         batch=job.batch,
         decay=bool(job.option("decay", default=False)),
         updates=job.arm.updates,
+        order=job.arm.order,
         observe=observe,
         every=every,
     )

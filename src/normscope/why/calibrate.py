@@ -1,14 +1,16 @@
 """How often a claim's whole protocol errs, on null and planted cases from real, independently seeded trainings.
 
 A null case puts runs of the control arm under every label; a planted case puts runs of an arm whose effect is known,
-by real training, under the treated label. Each arm of a case draws its own seeds from the pool, without replacement,
-so the choice of learning rates is part of the case.
+by real training, under the treated label. Every case draws its seeds from the pool anew, those that choose learning
+rates too: the choice is part of the case.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ from dataclasses import dataclass
 from scipy import stats
 
 from normscope.records import Verdict
+from normscope.why import run
 from normscope.why.arms import Arm
 from normscope.why.claim import Calibration, Claim, Plan, Task
 from normscope.why.job import Job, Numbers, Relabelled, Results
 
 # Members of one job at most: what keeps a worker's memory small.
 _STACK = 28
+# Orders of the examples that are trained for each seed: labels that decide against each other get different ones.
+_ORDERS = 3
 
 Execute = Callable[[list[Job]], list[tuple[Job, list[Numbers]]]]
 
@@ -37,7 +42,9 @@ class Rate:
         supported: Cases that came out supported.
         refuted: Cases that came out refuted, for whatever reason.
         reversed: Cases whose interval excludes no effect on the side against the claim.
-        effect: Mean estimate over the cases, as a person reads it.
+        effect: Median estimate over the cases, as a person reads it.
+        leading: Cases whose first regime, the one of the headline effect, came out supported.
+        equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
     """
 
     claim: str
@@ -47,6 +54,29 @@ class Rate:
     refuted: int
     reversed: int
     effect: float
+    leading: int = 0
+    equivalence: bool = False
+
+    @property
+    def wrong(self) -> dict[str, int]:
+        """Number of wrong verdicts of each kind that these cases can show."""
+        if self.equivalence:
+            return {"false refutation": self.refuted} if self.planted == 0 else {"false support": self.supported}
+        if self.planted == 0:
+            return {"false support": self.supported, "false refutation": self.reversed}
+        return {"false refutation": self.refuted}
+
+    @property
+    def bound(self) -> float:
+        """Upper 95 % bound of the largest of these error rates."""
+        return max(self.upper(count) for count in self.wrong.values())
+
+    @property
+    def power(self) -> float | None:
+        """Share of the cases that came out as they should; None where there is no telling (a null of a difference)."""
+        if self.planted == 0:
+            return self.supported / self.cases if self.equivalence else None
+        return (self.refuted if self.equivalence else self.supported) / self.cases
 
     def upper(self, count: int) -> float:
         """Upper 95 % bound (Clopper-Pearson, one-sided) of the rate behind `count` cases."""
@@ -62,44 +92,37 @@ class Pool:
 
 
 class _Case(Relabelled):
-    """One case: every arm's seeds stand for seeds drawn from the pool."""
+    """One case: the plan's seeds stand for seeds drawn from the pool, the same for every arm: pairs stay pairs.
 
-    def __init__(self, pool: Results, calibration: Calibration, planted: Arm, seeds: Pool, draw: random.Random) -> None:
+    Arms of one seed share its split and its initialization, as in a study, and differ in the order of the examples:
+    neighbouring labels get orders of their own, at random for each seed.
+    """
+
+    def __init__(
+        self, pool: Results, calibration: Calibration, planted: Arm, seeds: Pool, labels: Sequence[str], draw: str
+    ) -> None:
         super().__init__(pool, self._stand_in)
-        self._calibration, self._planted, self._pool, self._draw = calibration, planted, seeds, draw
-        self._orders: dict[tuple[str, bool], list[int]] = {}
+        self._calibration, self._planted, self._labels = calibration, planted, list(labels)
+        chance = random.Random(draw)  # noqa: S311
+        self._first = min(seeds.selection)
+        self._seeds = chance.sample(seeds.seeds, len(seeds.seeds))
+        self._selection = chance.sample(seeds.selection, len(seeds.selection))
+        self._orders = min(_ORDERS, len(self._labels))
+        self._turns = {seed: chance.randrange(self._orders) for seed in (*seeds.seeds, *seeds.selection)}
 
-    def arm(self, name: str) -> Arm:
-        """The arm whose runs stand under the label `name`."""
+    def seed(self, seed: int) -> int:
+        """The pool's seed that stands for `seed`."""
+        return self._seeds[seed] if seed < self._first else self._selection[seed - self._first]
+
+    def arm(self, name: str, seed: int) -> Arm:
+        """The arm whose run stands for `seed` under the label `name`."""
         treated = name in (self._calibration.treated.name, *self._calibration.also)
-        return self._planted if treated else self._calibration.control
+        base = self._planted if treated else self._calibration.control
+        order = (self._labels.index(name) + self._turns[self.seed(seed)]) % self._orders
+        return dataclasses.replace(base, name=f"{base.name}, order {order}", order=order)
 
     def _stand_in(self, name: str, seed: int) -> tuple[str, int]:
-        return self.arm(name).name, self.seed(name, seed)
-
-    def seed(self, name: str, seed: int) -> int:
-        """The pool's seed that stands for `seed` of the arm `name`."""
-        choosing = seed >= min(self._pool.selection)
-        source = self._pool.selection if choosing else self._pool.seeds
-        first = min(self._pool.selection) if choosing else 0
-        order = self._orders.get((name, choosing))
-        if order is None:
-            order = self._orders[name, choosing] = self._draw_order(name, source)
-        return order[seed - first]
-
-    def _draw_order(self, name: str, source: Sequence[int]) -> list[int]:
-        """Seeds for one arm; arms that share the pool's arm get different ones while there are enough."""
-        taken = {
-            value
-            for (other, _), order in self._orders.items()
-            if self.arm(other) == self.arm(name)
-            for value in order[: len(source) // 4]
-        }
-        fresh = [value for value in source if value not in taken]
-        rest = [value for value in source if value in taken]
-        self._draw.shuffle(fresh)
-        self._draw.shuffle(rest)
-        return fresh + rest
+        return self.arm(name, seed).name, self.seed(seed)
 
 
 def calibrate(
@@ -123,12 +146,10 @@ def calibrate(
     assert calibration is not None, f"{claim.key} has no calibration"
     results = Results()
     kinds = [(0.0, calibration.control), *calibration.planted]
+    labels = list(dict.fromkeys(job.arm.name for job in run.all_jobs(task, plan, [claim])))
     found = []
     for multiple, planted in kinds:
-        drawn = [
-            _Case(results, calibration, planted, pool, random.Random(f"{seed}/{multiple}/{at}"))  # noqa: S311
-            for at in range(cases)
-        ]
+        drawn = [_Case(results, calibration, planted, pool, labels, f"{seed}/{multiple}/{at}") for at in range(cases)]
         _train_pool(claim, task, plan, drawn, results, execute)
         found.append(_count(claim, multiple, [claim.conclude(task, plan, case) for case in drawn]))
     return found
@@ -142,10 +163,9 @@ def _train_pool(
         wanted: dict[Job, set[tuple[int, float]]] = {}
         for case in cases:
             for job in claim.plan(task, plan, case):
-                arm = case.arm(job.arm.name)
-                template = dataclasses.replace(job, arm=arm, members=())
                 for seed, rate in job.members:
-                    stand_in = case.seed(job.arm.name, seed)
+                    arm, stand_in = case.arm(job.arm.name, seed), case.seed(seed)
+                    template = dataclasses.replace(job, arm=arm, members=())
                     if results.get(job.claim, job.network, arm, stand_in, rate, job.regime) is None:
                         wanted.setdefault(template, set()).add((stand_in, rate))
         jobs = [
@@ -169,8 +189,11 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
     against = sum(
         effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null for effect in effects
     )
-    mean = sum(effect.estimate for effect in effects) / max(1, len(effects))
-    return Rate(claim.key, multiple, len(verdicts), outcomes["supported"], outcomes["refuted"], against, mean)
+    middle = statistics.median(effect.estimate for effect in effects) if effects else math.nan
+    same = claim.calibration is not None and claim.calibration.equivalence
+    leading = sum(bool(each.regimes) and each.regimes[0].outcome == "supported" for each in verdicts)
+    found = (outcomes["supported"], outcomes["refuted"], against, middle, leading, same)
+    return Rate(claim.key, multiple, len(verdicts), *found)
 
 
 def pool_of(size: int, choosing: int) -> Pool:

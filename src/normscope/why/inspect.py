@@ -16,6 +16,7 @@ from normscope.model import spec as specs
 from normscope.model.attach import functional_calls, preserved
 from normscope.model.batch import Batch, Examples
 from normscope.model.find import Found, Unsupported, find
+from normscope.model.given import Spec
 from normscope.why import bench, data, networks
 from normscope.why.arms import BATCH_NORM, PLAIN
 from normscope.why.claim import Task
@@ -59,7 +60,7 @@ def _seconds(task: Task, network: str) -> float:
     return steps[len(steps) // 2] / len(seeds)
 
 
-def _own(task: Task, spec: specs.Spec) -> Task:
+def _own(task: Task, spec: Spec) -> Task:
     specs.device_of(spec.device)
     model = specs.load_model(spec)
     found = find(model)
@@ -73,7 +74,7 @@ def _own(task: Task, spec: specs.Spec) -> Task:
     hidden = _first_forward(model, found, first, loss)
     notes = tuple(f"{part.name or 'the network'}: {part.reason}" for part in (*found.unsupported, *hidden))
     found.require()
-    value = _score(model, first, metric, loss)
+    scores = _score(model, first, metric, loss)
     if shifted is not None:
         with preserved(model):
             specs.check_fit(model, _like(shifted, first), loss)
@@ -93,7 +94,7 @@ def _own(task: Task, spec: specs.Spec) -> Task:
         describe=f"{type(model).__name__} from {spec.model}: {parameters:,} parameters,"
         f" {len(found.layers)} batch-norm layer{'s' if len(found.layers) > 1 else ''}",
         data=f"{spec.data}: {len(train)} training examples of shape {list(x.shape[1:])}, {kind}",
-        fingerprint=_fingerprint(model, train, held, shifted, value),
+        fingerprint=_fingerprint(model, train, held, shifted, scores),
         notes=notes,
         has_shifted=shifted is not None,
         largest_dropout=max((part.p for part in model.modules() if isinstance(part, nn.Dropout)), default=0.0),
@@ -124,8 +125,8 @@ def _first_forward(model: nn.Module, found: Found, batch: Batch, loss: specs.Sco
     return list(hidden)
 
 
-def _score(model: nn.Module, batch: Batch, metric: specs.Score, loss: specs.Score) -> float:
-    """The first batch's metric and loss, summed: tells one task from another."""
+def _score(model: nn.Module, batch: Batch, metric: specs.Score, loss: specs.Score) -> tuple[float, float]:
+    """The first batch's metric and loss: they tell one task from another."""
     with preserved(model), torch.no_grad():
         model.eval()
         output = batch(model).float()
@@ -138,7 +139,7 @@ def _score(model: nn.Module, batch: Batch, metric: specs.Score, loss: specs.Scor
                 f"the metric does not take an output of shape {list(output.shape)} with targets of shape"
                 f" {list(target.shape)}: {error}; it is called as metric(output, target) and returns a number"
             ) from error
-        return value + float(loss(output, target))
+        return value, float(loss(output, target))
 
 
 def _like(shifted: Examples, first: Batch) -> Batch:
@@ -158,10 +159,10 @@ def _check_targets(train: Examples) -> None:
 
 
 def _fingerprint(
-    model: nn.Module, train: Examples, held: Examples | None, shifted: Examples | None, value: float
+    model: nn.Module, train: Examples, held: Examples | None, shifted: Examples | None, scores: tuple[float, float]
 ) -> str:
     """Hash of the data, of the network's initial numbers and of what it makes of the first batch."""
-    digest = hashlib.sha256(repr(value).encode())
+    digest = hashlib.sha256(repr(scores).encode())
     for part in (train, held, shifted):
         digest.update((part.fingerprint() if part is not None else "-").encode())
     for name, tensor in model.state_dict().items():

@@ -23,6 +23,8 @@ KEY = "mini-batch-noise"
 # Batch sizes at which noise is measured, batches drawn at each, and batches that run through the whole network.
 SIZES = (8, 16, 32, 64, 128, 256)
 DRAWS, PASSES = 200, 8
+# A user's own network may be narrow: more batches stand in for the channels over which an embedded one averages.
+OWN_DRAWS = 600
 # From this size on theory to first order holds for tails as heavy as those of real layers.
 FIRST_ORDER = 64
 # Batch size of the noise that accumulates over depth, where the network has none of its own.
@@ -59,7 +61,8 @@ def jobs(task: Task, study: Plan, results: Results) -> list[Job]:
         members = tuple((seed, rate) for seed in study.seeds)
         groups = [members] if network.startswith("mlp") else [(member,) for member in members]
         steps, batch = study.steps(20, 50, 150), task.batch if task.own else 64
-        found += [Job(KEY, network, BATCH_NORM, group, steps, batch, weight=4.0) for group in groups]
+        weight = 5.0 if network.startswith("mlp") else 1.5
+        found += [Job(KEY, network, BATCH_NORM, group, steps, batch, weight=weight) for group in groups]
     return found
 
 
@@ -102,7 +105,7 @@ def _measure(task: Task, model: nn.Module, train: Examples, arm: Arm, seed: int)
     device = next(model.parameters()).device
     whole = pool.whole.to(device)
     with population_mode(model, lambda: whole(model)) as pools:
-        layers = [_layer(name, _drawn(each, arm), sizes(task), seed) for name, each in pools.items()]
+        layers = [_layer(name, _drawn(each, arm), task, seed) for name, each in pools.items()]
 
     def run_batch(index: Tensor) -> object:
         return pool.take(index).to(device)(model)
@@ -115,10 +118,11 @@ def _measure(task: Task, model: nn.Module, train: Examples, arm: Arm, seed: int)
     return {"sizes": list(sizes(task)), "layers": layers}
 
 
-def _layer(name: str, pool: ExampleMoments, at: Sequence[int], seed: int) -> dict[str, Any]:
+def _layer(name: str, pool: ExampleMoments, task: Task, seed: int) -> dict[str, Any]:
     from normscope.probes.noise import noise_of
 
-    found = [noise_of(pool, size, DRAWS, seed=1000 * seed + size) for size in at]
+    draws = OWN_DRAWS if task.own else DRAWS
+    found = [noise_of(pool, size, draws, seed=1000 * seed + size) for size in sizes(task)]
     numbers = {key: [_finite(getattr(each, key)) for each in found] for key in vars(found[0]) if key != "batch"}
     return {"name": name, "positions": pool.positions, **numbers}
 

@@ -22,7 +22,7 @@ HELD_OUT = 256
 
 def steps(task: Task, plan: Plan) -> int:
     """The cap on the steps of a run that looks for its learning rate."""
-    return plan.steps(80, 160, 320) if task.own else plan.steps(240, 320, 480)
+    return plan.steps(80, 160, 320) if task.own else plan.steps(200, 320, 480)
 
 
 def jobs(task: Task, plan: Plan, network: str, arms: Sequence[Arm]) -> list[Job]:
@@ -37,9 +37,9 @@ def jobs(task: Task, plan: Plan, network: str, arms: Sequence[Arm]) -> list[Job]
 
 
 def _grid(task: Task, plan: Plan) -> tuple[float, ...]:
-    if not task.own or plan.effort == "thorough":
-        return GRID
-    return GRID[1::2] if plan.effort == "quick" else GRID[:6]
+    if plan.effort == "quick":
+        return GRID[1::2] if task.own else GRID[1:6]
+    return GRID[:6] if task.own and plan.effort == "standard" else GRID
 
 
 def run(task: Task, job: Job) -> list[Numbers]:

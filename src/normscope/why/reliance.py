@@ -17,7 +17,7 @@ from normscope.why.data import Data
 from normscope.why.job import Numbers
 
 # Units that are taken out one at a time in all, layers that they come from, and held-out examples of the loss.
-_UNITS, _LAYERS, _EXAMPLES, _OWN_EXAMPLES = 48, 4, 512, 256
+_UNITS, _LAYERS, _EXAMPLES, _OWN_EXAMPLES = 32, 4, 512, 256
 # Examples, and input values, that give the statistics with which the loss is measured: at most.
 _POOL, _POOL_VALUES = 1024, 1 << 22
 

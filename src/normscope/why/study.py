@@ -24,6 +24,8 @@ _SEEDS = {"quick": 3, "standard": 8, "thorough": 16}
 _SELECTION = {"quick": 2, "standard": 4, "thorough": 4}
 _OWN_SELECTION = {"quick": 1, "standard": 2, "thorough": 4}
 _FEWEST = 3
+# Files on which no run's numbers depend.
+_ELSEWHERE = ("cli.py", "calibrate.py")
 # Packages whose version changes numbers.
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
@@ -85,7 +87,7 @@ def salt(task: Task) -> str:
     digest = hashlib.sha256(f"{task.fingerprint}\n{task.spec}\n{sorted(versions().items())}".encode())
     root = Path(normscope.__file__).parent
     for file in sorted(root.rglob("*.py")):
-        if not {"report", "check"} & set(file.relative_to(root).parts) and file.name != "cli.py":
+        if not {"report", "check"} & set(file.relative_to(root).parts) and file.name not in _ELSEWHERE:
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -21,10 +21,11 @@ class Order:
         examples: Size of the training set.
         batch: Examples in a mini-batch; at most all of them.
         seed: Of the permutations.
+        order: Which of the seed's series of permutations.
     """
 
-    def __init__(self, examples: int, batch: int, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(20_000 + seed)
+    def __init__(self, examples: int, batch: int, seed: int, order: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(20_000 + seed + 1_000_000 * order)
         self._examples, self._batch = examples, min(batch, examples)
         self._left = torch.empty(0, dtype=torch.long)
 
@@ -45,6 +46,7 @@ def train(
     batch: int,
     decay: bool = False,
     updates: float = 1.0,
+    order: int = 0,
     observe: Observer | None = None,
     every: int = 1,
 ) -> None:
@@ -58,12 +60,13 @@ def train(
         batch: Examples in a mini-batch.
         decay: Whether the rate falls to 0 along half a cosine.
         updates: Optimizer updates for each counted step, at least 1; the fraction is spread evenly.
+        order: Which of each seed's orders of examples.
         observe: Called as observe(step, members) before step 0, every `every` steps, and after the last;
             training stops when it returns True.
         every: Steps between observations.
     """
     optimizer = torch.optim.SGD(members.parameters(), lr=1.0, momentum=MOMENTUM)
-    orders = [Order(len(data.train), batch, seed) for data, seed in zip(members.datas, seeds, strict=True)]
+    orders = [Order(len(data.train), batch, seed, order) for data, seed in zip(members.datas, seeds, strict=True)]
     factors = torch.tensor(list(rates), dtype=torch.float32)
     torch.manual_seed(30_000 + seeds[0])
     done = 0

@@ -115,7 +115,7 @@ def conduct(searched):
     def do(task, job):
         if job.claim != rates.KEY:
             return registry.execute(task, job)
-        key = (task.spec.model, task.spec.data, job)
+        key = (task.spec, job)
         if key not in searched:
             searched[key] = registry.execute(task, job)
         return searched[key]

@@ -27,7 +27,7 @@ def made_up(noise, step, step_at_one_rate):
             return {"loss": value, "moments": 0.1, "representation": value, "by_layer": [value, value]}
 
         level = {"noise": moved(noise), "step": moved(steps), "loss": 0.3, "reached": True}
-        return {name: level for name, _, _ in decoupled_layers._LEVELS}
+        return {name: level for stage in decoupled_layers._STAGES.values() for name, _, _ in stage}
 
     return numbers
 

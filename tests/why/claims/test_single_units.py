@@ -52,7 +52,7 @@ def test_the_verdict_turns_with_the_numbers(fill, clean, noisy, outcome):
     assert verdict.effect.smallest == pytest.approx(0.8)
     dropout = [each.estimate for each in verdict.controls if "dropout" in each.name and "loss" in each.name]
     assert dropout == pytest.approx([0.5, 0.5])
-    assert ("differently sure" in verdict.meaning) == (clean < 1)
+    assert ("spreading over more units" in verdict.meaning) == (clean < 1)
     assert records.from_json(records.to_json(verdict), records.Verdict) == verdict
 
 

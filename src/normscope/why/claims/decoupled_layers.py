@@ -26,7 +26,6 @@ _STAGES: dict[str, tuple[matched.Level, ...]] = {
     "early": (("early 1", 1.6, 0.3), ("early 2", 1.3, 0.4)),
     "mid-training": (("mid 1", 0.4, 0.85), ("mid 2", 0.25, 0.92)),
 }
-_LEVELS = tuple(level for stage in _STAGES.values() for level in stage)
 _PAIR = (PLAIN, BATCH_NORM)
 # Regime -> (stage, what moved the layers below, whose best rate batch norm trains at).
 _REGIMES: dict[str, tuple[str, str, Arm]] = {
@@ -45,7 +44,9 @@ def applies(task: Task) -> str:
 
 def plan(task: Task, study: Plan, results: Results) -> list[Job]:
     """Each arm at its own best rate, batch norm at the plain arm's rate too."""
-    return matched.plan(task, study, results, KEY, _PAIR, _LEVELS, common=True)
+    each = 1 if study.effort == "quick" else 2
+    levels = [level for stage in _STAGES.values() for level in stage[:each]]
+    return matched.plan(task, study, results, KEY, _PAIR, levels, common=True)
 
 
 def run(task: Task, job: Job) -> list[Numbers]:
@@ -90,7 +91,7 @@ def _values(task: Task, study: Plan, results: Results, regime: str, what: str) -
 
 def _over(numbers: Numbers, stage: str, moved_by: str, what: str) -> float | None:
     """Geometric mean over the matched losses of a stage."""
-    values = [numbers[name][moved_by][what] for name, _, _ in _STAGES[stage]]
+    values = [numbers[name][moved_by][what] for name, _, _ in _STAGES[stage] if name in numbers]
     if any(value is None or value <= 0 for value in values):
         return None
     return statistics.geometric_mean(values)
@@ -108,7 +109,7 @@ def conclude(task: Task, study: Plan, results: Results) -> Verdict:
         effect = _effect(task, study, results, name, "loss", "change of the loss")
         outcome = decide.outcome(_values(task, study, results, name, "loss"), SMALLEST)
         regimes.append(
-            Regime(name, outcome, effect, matched.note(task, study, results, KEY, _STAGES[stage][-1][0], rate_of))
+            Regime(name, outcome, effect, matched.note(task, study, results, KEY, _STAGES[stage][0][0], rate_of))
         )
     noisy = "noise in the weights below, mid-training"
     moments = _effect(task, study, results, noisy, "moments", "move of the input means")
@@ -160,7 +161,7 @@ def _layers(task: Task, study: Plan, results: Results) -> Figure:
     series = []
     for arm in _PAIR:
         runs = matched.found(task, study, results, KEY, arm, arm)
-        rows = list(zip(*(numbers["mid 2"]["noise"]["by_layer"] for numbers in runs), strict=False))
+        rows = list(zip(*(numbers["mid 1"]["noise"]["by_layer"] for numbers in runs), strict=False))
         heights = tuple(_middle(row) for row in rows)
         series.append(Series(arm.name, "line", tuple(float(at + 2) for at in range(len(rows))), heights))
     return Figure(
@@ -203,8 +204,8 @@ CLAIM = Claim(
         control=PLAIN,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, 1 layer frozen", norm="removed", frozen=1)),
-            (2.0, Arm("plain, 2 layers frozen", norm="removed", frozen=2)),
+            (1.0, Arm("plain, 3 layers frozen, 0.7 of the rate", norm="removed", frozen=3, pace=0.7)),
+            (2.0, Arm("plain, 5 layers frozen, 0.6 of the rate", norm="removed", frozen=5, pace=0.6)),
         ),
         network="mlp6",
     ),

@@ -23,9 +23,13 @@ def _noise(task: Task) -> Arm:
     return ghosts.arm(task, ghosts.treated(task))
 
 
+def _dropouts(study: Plan) -> list[Arm]:
+    return [HALF] if study.effort == "quick" else [HALF, FIFTH]
+
+
 def plan(task: Task, study: Plan, results: Results) -> list[Job]:
     """Dropout, and what it is held against, on every seed, clean and noisy labels."""
-    return ghosts.jobs(task, study, results, [ghosts.NOISE_FREE, _noise(task), HALF, FIFTH])
+    return ghosts.jobs(task, study, results, [ghosts.NOISE_FREE, _noise(task), *_dropouts(study)])
 
 
 def run(task: Task, job: Job) -> list[Numbers]:
@@ -85,7 +89,8 @@ def _controls(task: Task, study: Plan, results: Results) -> list[Effect]:
     """Weaker dropout, and what the running averages of training cost when they are deployed behind dropout."""
     out = []
     for regime in ghosts.REGIMES:
-        out.append(_against(task, study, results, FIFTH, _noise(task), regime)[0])
+        weaker = [arm for arm in _dropouts(study) if arm != HALF]
+        out += [_against(task, study, results, arm, _noise(task), regime)[0] for arm in weaker]
         exact, running = (ghosts.values(task, study, results, HALF, regime, what) for what in ("test", "running"))
         name = f"statistics taken with dropout on − off, dropout 0.5, test loss, {ghosts.WORDS[regime]}"
         out.append(ghosts.gain(name, exact, running, study, 0.0, ghosts.unit(task)))
@@ -97,7 +102,7 @@ def _shifts(task: Task, study: Plan, results: Results) -> dict[str, list[list[tu
     chosen = ghosts.rate(task, study, results)
     assert chosen is not None
     out: dict[str, list[list[tuple[float, float | None]]]] = {}
-    for arm in (HALF, FIFTH):
+    for arm in _dropouts(study):
         for seed in study.seeds:
             numbers = results.get(ghosts.KEY, ghosts.network(task), arm, seed, chosen) or {}
             rows = [(measured, formula) for _, measured, formula in numbers.get("shift", []) if measured]

@@ -262,8 +262,8 @@ CLAIM = Claim(
         control=PLAIN,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, 0.8 of the rate", norm="removed", pace=0.8)),
-            (2.0, Arm("plain, 0.6 of the rate", norm="removed", pace=0.6)),
+            (1.0, Arm("plain, 0.65 of the rate", norm="removed", pace=0.65)),
+            (2.0, Arm("plain, 0.33 of the rate", norm="removed", pace=0.33)),
         ),
         network="mlp6",
     ),

@@ -93,12 +93,12 @@ def conclude(task: Task, study: Plan, results: Results) -> Verdict:
                 controls.append(effect)
         outcomes.append(decide.conjunction([regime.outcome for regime in regimes[start:]]))
     effects = [each.effect for each in regimes if each.effect]
+    words_of = noise.networks(task).values()
     return CLAIM.verdict(
         outcome=decide.combine(outcomes),
         summary="noise falls as the batch size to the power "
-        + "; ".join(f"{_short(effect)} ({effect.name})" for effect in effects)
-        + ", where theory says -0.5; that of the deviation alone: "
-        + "; ".join(_short(effect) for effect in controls if effect.null == THEORY),
+        + " and ".join(f"{_short(effect)} ({words})" for words, effect in zip(words_of, effects[1::2], strict=True))
+        + f"; theory says {THEORY}",
         effect=max(effects, key=lambda effect: abs(effect.estimate - THEORY)),
         regimes=tuple(regimes),
         controls=tuple(controls),
@@ -136,8 +136,7 @@ def _meaning(task: Task, study: Plan, results: Results) -> str:
             first, last = next(iter(counts)), list(counts)[-1]
             text += (
                 f": such a batch is worth {draw.number(counts[first])} independent values in"
-                f" {first or 'the first layer'}"
-                f" and {draw.number(counts[last])} in {last or 'the last'}"
+                f" {first or 'the first layer'} and {draw.number(counts[last])} in {last or 'the last'}"
             )
         parts.append(text)
     text = "; ".join(parts) + ". Halving the batch makes this noise 1.4 times as large." if parts else ""
@@ -152,8 +151,7 @@ def _slopes(effects: Sequence[Effect]) -> Figure:
     figure = draw.seeds_figure(
         "How fast the noise falls with the batch",
         "Log-log slope of the noise's standard deviation against the batch size, mean over layers, one point for"
-        " each seed;"
-        f" theory says {THEORY}, and the margin is {MARGIN} to either side.",
+        f" each seed; theory says {THEORY}, and the margin is {MARGIN} to either side.",
         [(effect.name, effect) for effect in effects],
         "log-log slope",
     )
@@ -173,9 +171,9 @@ def _by_size(task: Task, study: Plan, results: Results) -> list[Figure]:
         figures.append(
             noise.size_figure(
                 f"Noise of the batch statistics, {words}",
-                "Standard deviation of the batch mean and the batch deviation, in deviations of the unit, and root mean"
-                " square error of the normalized value, against the examples in a batch; geometric mean over layers and"
-                " seeds. Dashed: theory to first order, whole examples being the draws.",
+                "Standard deviation of the batch mean and the batch deviation, in deviations of the unit, and root"
+                " mean square error of the normalized value, against the examples in a batch; geometric mean over"
+                " layers and seeds. Dashed: theory to first order, whole examples being the draws.",
                 "noise (deviations of the unit)",
                 rows,
             )
@@ -199,10 +197,9 @@ def _effective(task: Task, study: Plan, results: Results) -> list[Figure]:
         figures.append(
             Figure(
                 f"What one image is worth, {words}",
-                "Effective independent values of one image, sigma^2 / (B Var(batch mean)), beside its positions H x"
-                " W at each"
-                " batch-norm layer. Above its positions, the values of an image offset each other; far below, they say"
-                " the same.",
+                "Effective independent values of one image, sigma^2 / (B Var(batch mean)), beside its positions H x W"
+                " at each batch-norm layer. Above its positions, the values of an image offset each other; far below,"
+                " they say the same.",
                 "layer",
                 "values",
                 (
@@ -222,11 +219,10 @@ CLAIM = Claim(
     " smaller it is.",
     sources=("lecture", "ioffe2015", "shekhovtsov2018"),
     arms=f"one: networks with batch norm, trained for a short while. {noise.DRAWS} batches of each of 8 to 256"
-    " examples are"
-    " drawn with replacement; the layers below the one that is measured use the statistics of the whole pool. In"
-    " convolutions a whole image is one draw.",
-    statistic="log-log slope, against the batch size, of the standard deviation of the batch mean and of the root mean"
-    " square error that batch statistics make in the normalized value; mean over layers",
+    f" examples ({noise.OWN_DRAWS} in a user's network) are drawn with replacement; the layers below the one that is"
+    " measured use the statistics of the whole pool. In convolutions a whole image is one draw.",
+    statistic="log-log slope, against the batch size, of the standard deviation of the batch mean and of the root"
+    " mean square error that batch statistics make in the normalized value; mean over layers",
     smallest=f"the slope is -1/2 within {MARGIN}: between 8 and 256 examples that is 11 % of the noise",
     refuted_by="in every network, an interval of either slope that lies wholly beyond the margin",
     not_when="never: every network with batch norm has such noise in training",

@@ -1,0 +1,88 @@
+"""The first look finds what a study needs to know, and leaves nothing changed."""
+
+import dataclasses
+import textwrap
+
+import pytest
+
+from normscope.model.given import Spec
+from normscope.why import inspect, study
+from normscope.why.claim import Task
+
+_TASK = """
+import torch
+from torch import nn
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.25))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.inner(x).mean((2, 3))
+        h = nn.functional.batch_norm(h, None, None, training=True)
+        return self.head(h)
+
+def images():
+    return Functional()
+
+def table():
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+def image_data():
+    g = torch.Generator().manual_seed(0)
+    return [(torch.randn(16, 3, 6, 6, generator=g), torch.randint(3, (16,), generator=g)) for _ in range(5)]
+
+def table_data():
+    g = torch.Generator().manual_seed(0)
+    return [(torch.randn(20, 5, generator=g), torch.randn(20, generator=g)) for _ in range(5)]
+"""
+
+
+@pytest.fixture
+def look(tmp_path):
+    file = tmp_path / "task.py"
+    file.write_text(textwrap.dedent(_TASK))
+
+    def do(model, data, **others):
+        return inspect.inspect(Task(spec=Spec(f"{file}:{model}", f"{file}:{data}", **others)))
+
+    return do
+
+
+def test_a_network_of_images_is_described_and_what_cannot_be_seen_is_named(look):
+    task = look("images", "image_data")
+    assert (task.kind, task.classes, task.channels, task.images) == ("classification", 3, 3, True)
+    assert (task.layers, task.batch, task.examples) == (1, 16, 60)
+    assert task.largest_dropout == 0.25
+    assert "functional batch norm" in task.notes[0]
+    assert task.step_seconds["own"] > 0
+
+
+def test_a_table_is_a_regression(look):
+    task = look("table", "table_data")
+    assert (task.kind, task.classes, task.images, task.batch) == ("regression", 0, False, 20)
+    assert task.notes == ()
+
+
+def test_the_fingerprint_is_that_of_network_and_data(look, tmp_path):
+    first = look("table", "table_data").fingerprint
+    assert look("table", "table_data").fingerprint == first
+    (tmp_path / "other.py").write_text(textwrap.dedent(_TASK).replace("nn.ReLU()", "nn.Tanh()"))
+    place = tmp_path / "other.py"
+    changed = inspect.inspect(Task(spec=Spec(f"{place}:table", f"{place}:table_data")))
+    assert changed.fingerprint != first
+
+
+def test_the_salt_changes_with_the_task_and_not_with_its_timing():
+    task = Task(fingerprint="a", step_seconds={"mlp6": 1.0})
+    assert study.salt(task) == study.salt(dataclasses.replace(task, step_seconds={"mlp6": 2.0}))
+    assert study.salt(task) != study.salt(dataclasses.replace(task, fingerprint="b"))
+    assert {"torch", "normscope", "processor"} <= set(study.versions())
+
+
+def test_embedded_networks_are_timed():
+    task = inspect.inspect(Task())
+    assert set(task.step_seconds) == {"mlp2", "mlp6", "conv"}
+    assert "1797" in task.data
