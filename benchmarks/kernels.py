@@ -5,9 +5,10 @@
 
 Before anything is timed, outputs and gradients are held against float64; a wrong kernel is not timed. Torch and ours
 alternate in one loop with a copy of the same bytes, which gives the share of the bandwidth limit; medians of the
-ratios between neighbours in that loop are reported, and their geometric mean over the shapes. Run it on a quiet machine:
-a busy one shares memory bandwidth out and makes threads wait for each other. With MALLOC_MMAP_THRESHOLD_=4294967296 and
-MALLOC_TRIM_THRESHOLD_=4294967296 in the environment the heap is reused; without, outputs of 32 MiB and more are fresh.
+ratios between neighbours in that loop are reported, and their geometric mean over the shapes. Run it on a quiet
+machine: a busy one shares memory bandwidth out and makes threads wait for each other. With
+MALLOC_MMAP_THRESHOLD_=4294967296 and MALLOC_TRIM_THRESHOLD_=4294967296 in the environment the heap is reused; without,
+outputs of 32 MiB and more are fresh.
 """
 
 from __future__ import annotations
