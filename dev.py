@@ -5,6 +5,7 @@
     python3 dev.py test    the tests
     python3 dev.py lint    style, types, direction of imports
     python3 dev.py wheel   the built wheel, installed into an environment of its own and tried
+    python3 dev.py picture the README's picture: the top of normscope-why/page.html, by headless Chromium
     python3 dev.py check   lint, test and wheel: what continuous integration runs
 
 Further words go to the command behind it: `python3 dev.py why --effort quick`, `python3 dev.py test -k moments`.
@@ -89,7 +90,34 @@ def wheel(_words: list[str]) -> None:
         subprocess.run([BIN / "python", "-I", "-c", line], check=True)
 
 
-COMMANDS = {"why": [why], "test": [test], "lint": [lint], "wheel": [wheel], "check": [lint, test, wheel]}
+def picture(_words: list[str]) -> None:
+    """A picture of the page that `why` wrote."""
+    page = ROOT / "normscope-why" / "page.html"
+    if not page.is_file():
+        print("there is no normscope-why/page.html yet: run `python3 dev.py why` first", file=sys.stderr)
+        sys.exit(2)
+    quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--hide-scrollbars"]
+    with tempfile.TemporaryDirectory() as profile:
+        call(
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            *quiet,
+            f"--user-data-dir={profile}",
+            "--window-size=1280,1500",
+            f"--screenshot={ROOT / 'docs' / 'page.png'}",
+            page.as_uri(),
+        )
+
+
+COMMANDS = {
+    "why": [why],
+    "test": [test],
+    "lint": [lint],
+    "wheel": [wheel],
+    "picture": [picture],
+    "check": [lint, test, wheel],
+}
 
 
 def main() -> None:

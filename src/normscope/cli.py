@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from normscope.check.command import register
 from normscope.errors import InputError, NormscopeError
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def report(
 
     page = pages.report(record, out, figures)
     typer.echo(f"page: {page}")
+
+
+register(app)
 
 
 def main() -> None:

@@ -1,0 +1,113 @@
+"""The safe fixes: what each does to a network, tried on a copy, judged on held-out data, kept or not."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from normscope.check.rule import rule
+from normscope.errors import InputError
+from normscope.model.find import find
+from normscope.model.preserve import mode, preserved_buffers
+from normscope.records import Fixed
+from normscope.surgery.population import score
+from normscope.surgery.recalibrate import compare, recalibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import nn
+
+    from normscope.check.evidence import Subject
+    from normscope.model.spec import Score
+    from normscope.records import Finding
+
+
+def _recalibrate(model: nn.Module, subject: Subject) -> str:
+    if not subject.batches:
+        raise InputError("it needs training data: give --data")
+    done = recalibrate(model, subject.batches, forward_fn=subject.forward, inplace=True)
+    return f"{len(done.layers)} layers, {done.examples} examples, standard error {done.standard_error:.2g}"
+
+
+def _widen(model: nn.Module, _subject: Subject) -> str:
+    half = [
+        layer.module
+        for layer in find(model).layers
+        if getattr(layer.module, "running_mean", None) is not None
+        and layer.module.running_mean.dtype in (torch.float16, torch.bfloat16)
+    ]
+    for module in half:
+        module.float()
+    return f"{len(half)} layers to float32"
+
+
+_REPAIRS: dict[str, Callable[[nn.Module, Subject], str]] = {"widen": _widen, "recalibrate": _recalibrate}
+
+
+def repair(subject: Subject, findings: Iterable[Finding]) -> tuple[nn.Module, tuple[Fixed, ...]]:
+    """A copy of the network with the safe fixes for `findings` that did not make the held-out loss worse.
+
+    The losses are taken on the held-out batches of `subject`, which recalibration does not see when they are others
+    than the training batches. Without a loss a fix is kept untested, and says so.
+    """
+    assert subject.model is not None
+    model = copy.deepcopy(subject.model)
+    wanted: dict[str, list[str]] = {}
+    for finding in findings:
+        name = rule(finding.code).repair
+        if name and finding.code not in wanted.setdefault(name, []):
+            wanted[name].append(finding.code)
+    tried = []
+    for name, apply in _REPAIRS.items():
+        if name in wanted:
+            model, fixed = _try(model, subject, name, tuple(wanted[name]), apply)
+            tried.append(fixed)
+    return model, tuple(tried)
+
+
+def _try(
+    model: nn.Module, subject: Subject, name: str, codes: tuple[str, ...], apply: Callable[[nn.Module, Subject], str]
+) -> tuple[nn.Module, Fixed]:
+    changed = copy.deepcopy(model)
+    try:
+        note = apply(changed, subject)
+    except InputError as error:
+        return model, Fixed(name, codes, None, None, kept=False, note=str(error))
+    if subject.loss is None or not subject.held_out:
+        return changed, Fixed(
+            name, codes, None, None, kept=True, note=f"{note}; no labelled data to compare the loss on"
+        )
+    before, after = losses(model, subject), losses(changed, subject)
+    result = compare(before, after)
+    old, new = (value if math.isfinite(value) else None for value in (result.before, result.after))
+    if subject.metric is not None:
+        scores = [math.fsum(_scores(one, subject, subject.metric)) / len(before) for one in (model, changed)]
+        note = f"{note}; metric {scores[0]:.4g} -> {scores[1]:.4g}"
+    worse = not math.isfinite(result.after) or (
+        math.isfinite(result.before) and result.after > result.before + _slack(before)
+    )
+    if worse:
+        return model, Fixed(
+            name, codes, old, new, kept=False, note=f"{note}; not kept: it made the held-out loss worse"
+        )
+    return changed, Fixed(name, codes, old, new, kept=True, note=note)
+
+
+def _slack(before: list[float]) -> float:
+    """Rounding in a mean of losses."""
+    return 1e-6 * abs(math.fsum(before) / len(before))
+
+
+def losses(model: nn.Module, subject: Subject) -> list[float]:
+    """Loss of every held-out batch in eval mode."""
+    assert subject.loss is not None
+    return _scores(model, subject, subject.loss)
+
+
+def _scores(model: nn.Module, subject: Subject, loss: Score) -> list[float]:
+    with torch.no_grad(), mode(model, training=False), preserved_buffers(model):
+        return [score(model, raw, loss, subject.forward) for raw in subject.held_out]

@@ -1,0 +1,1 @@
+"""One file for each rule; normscope.check.rule lists them."""
