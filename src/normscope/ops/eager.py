@@ -14,8 +14,10 @@ from normscope.ops.activation import applied
 def affine_gradients(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Dgamma and dbeta in the dtype of the parameters, from sums of shape [2, groups, channels]."""
     total = sums[:, 0] if sums.shape[1] == 1 else sums.sum(1)
-    dgamma = None if weight is None else total[1].to(weight.dtype)
-    return dgamma, None if bias is None else total[0].to(bias.dtype)
+    if weight is not None and bias is not None and weight.dtype == bias.dtype:
+        dbeta, dgamma = total.to(weight.dtype).unbind(0)
+        return dgamma, dbeta
+    return None if weight is None else total[1].to(weight.dtype), None if bias is None else total[0].to(bias.dtype)
 
 
 def differentiable_backward(

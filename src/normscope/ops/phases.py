@@ -18,8 +18,14 @@ def _compiled(x: Tensor, activation: str) -> bool:
 
 
 def _ready(x: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
+    """The parameters as the kernels read them; themselves wherever that is how they are, which is cheaper to ask."""
     dtype = cpu.parameter_dtype(x)
-    return [None if value is None else value.detach().to(dtype).contiguous() for value in parameters]
+    return [
+        value
+        if value is None or (value.dtype == dtype and value.is_contiguous())
+        else value.detach().to(dtype).contiguous()
+        for value in parameters
+    ]
 
 
 def _new_moments(x: Tensor, groups: int) -> Tensor:
