@@ -17,16 +17,20 @@ _HOMES = {
     "NormscopeError": "errors",
     "Scope": "probes.scope",
     "adapt": "surgery.adapt",
+    "backend": "ops.backend",
     "check": "",
     "convert": "surgery.convert",
     "fold": "surgery.fold",
     "freeze": "surgery.freeze",
+    "fuse": "surgery.fuse",
     "gap": "check.gap",
     "guard_statistics": "surgery.statistics",
     "hold_statistics": "surgery.statistics",
     "nn": "",
     "recalibrate": "surgery.recalibrate",
     "unfreeze": "surgery.freeze",
+    "unfuse": "surgery.fuse",
+    "use_backend": "ops.backend",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (names only)
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from normscope.errors import InputError as InputError
     from normscope.errors import NormscopeError as NormscopeError
     from normscope.moments import Moments as Moments
+    from normscope.ops.backend import backend as backend
+    from normscope.ops.backend import use_backend as use_backend
     from normscope.probes.scope import Scope as Scope
     from normscope.records import CheckReport as CheckReport
     from normscope.records import Finding as Finding
@@ -47,6 +53,8 @@ if TYPE_CHECKING:
     from normscope.surgery.fold import fold as fold
     from normscope.surgery.freeze import freeze as freeze
     from normscope.surgery.freeze import unfreeze as unfreeze
+    from normscope.surgery.fuse import fuse as fuse
+    from normscope.surgery.fuse import unfuse as unfuse
     from normscope.surgery.recalibrate import recalibrate as recalibrate
     from normscope.surgery.statistics import guard_statistics as guard_statistics
     from normscope.surgery.statistics import hold_statistics as hold_statistics

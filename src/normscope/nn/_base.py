@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from normscope.errors import InputError, TensorError
 from normscope.moments import Moments
+from normscope.ops import cpu, functional
 from normscope.ops.context import tracing, transformed
+from normscope.ops.functional import PLAIN, Epilogue, Statistics
 
 
-@dataclass(slots=True)
-class BatchStatistics:
-    """What one training forward found.
-
-    Attributes:
-        mean: Shape [channels].
-        variance: Bessel-corrected, shape [channels].
-        count: Values per channel.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    count: int
-
-
-def check_channels(layer: _BatchNorm, x: Tensor) -> None:
+def check_channels(layer: _NormBase, x: Tensor) -> None:
     """Raise torch's error when a parameter or buffer of `layer` does not have one number per channel of `x`."""
     channels = x.shape[1]
+    if channels == layer.num_features:
+        return
     for name in ("running_mean", "running_var", "weight", "bias"):
         value = getattr(layer, name)
         if value is not None and value.numel() != channels:
@@ -55,10 +41,18 @@ def check_values(x: Tensor, count: int) -> None:
         )
 
 
-class NormLayer(_BatchNorm):
+def check_eps(eps: float, *, by_batch: bool) -> None:
+    """Raise torch's error for an eps under which nothing keeps the deviation from being zero."""
+    if by_batch and eps <= 0:
+        raise InputError(f"batch_norm eps must be positive during training, but got {eps}; the usual value is 1e-5")
+    if eps < 0:
+        raise InputError(f"batch_norm eps must be non-negative, but got {eps}; the usual value is 1e-5")
+
+
+class NormLayer(_NormBase):
     """The forward of torch's batch norm, with the normalization by batch statistics left to `_normalize`."""
 
-    _last: BatchStatistics | None = None
+    _last: list[Statistics] | None = None
 
     @property
     def batch_moments(self) -> Moments | None:
@@ -66,9 +60,7 @@ class NormLayer(_BatchNorm):
 
         They carry no graph and are not in the state_dict. Forwards under torch.compile or torch.func leave None.
         """
-        if self._last is None:
-            return None
-        return Moments.from_variance(self._last.count, self._last.mean, self._last.variance, "bessel")
+        return None if self._last is None else functional.merged(self._last)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name, given by keyword)
         """Normalize `input`, shape [batch, channels, *spatial]; track its statistics when training.
@@ -77,34 +69,47 @@ class NormLayer(_BatchNorm):
             InputError: Wrong number of dimensions, or one value per channel when training.
             TensorError: Another number of channels than the layer has.
         """
-        self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        check_channels(self, input)
-        if not self.training and not (self.running_mean is None and self.running_var is None):
-            return self._evaluate(input)
-        check_values(input, values_per_channel(input))
-        y, found = self._normalize(input)
+        return self._forward(input, PLAIN)
+
+    def _forward(self, x: Tensor, epilogue: Epilogue) -> Tensor:
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
+        check_channels(self, x)
+        mean, variance = self.running_mean, self.running_var
+        by_batch = self.training or (mean is None and variance is None)
+        check_eps(self.eps, by_batch=by_batch)
+        if not by_batch:
+            assert mean is not None
+            assert variance is not None
+            return functional.evaluate(x, mean, variance, self.weight, self.bias, self.eps, epilogue)
+        check_values(x, values_per_channel(x))
+        y, found = self._normalize(x, epilogue)
         self._last = None if tracing() or transformed() else found
         if self.training and self.track_running_stats:
             self._track(found)
         return y
 
-    def _evaluate(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
+    def _normalize(self, x: Tensor, epilogue: Epilogue) -> tuple[Tensor, list[Statistics]]:
+        y, found = functional.train(x, self.weight, self.bias, self.eps, epilogue)
+        return y, [found]
 
-    def _normalize(self, x: Tensor) -> tuple[Tensor, BatchStatistics]:
-        raise NotImplementedError
-
-    def _track(self, found: BatchStatistics) -> None:
+    def _track(self, found: list[Statistics]) -> None:
         """One update of the running statistics, by torch's formula: (1 - momentum) * running + momentum * batch."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        if self.running_mean is None or self.running_var is None or not found.count:
+        mean, variance = self.running_mean, self.running_var
+        if mean is None or variance is None or not found[0].count:
             return
         factor = self.momentum
         if factor is None:
             factor = 0.0 if self.num_batches_tracked is None else 1.0 / float(self.num_batches_tracked)
+        if self._last is not None and cpu.can_update(mean, variance) and _single(found):
+            cpu.update(mean, variance, found[0].packed, float(found[0].count), factor)  # type: ignore[arg-type]
+            return
+        moments = functional.merged(found)
         with torch.no_grad():
-            self.running_mean.mul_(1 - factor).add_(found.mean, alpha=factor)
-            self.running_var.mul_(1 - factor).add_(found.variance, alpha=factor)
+            mean.mul_(1 - factor).add_(moments.mean, alpha=factor)
+            variance.mul_(1 - factor).add_(moments.variance("bessel"), alpha=factor)
+
+
+def _single(found: list[Statistics]) -> bool:
+    return len(found) == 1 and found[0].packed is not None and found[0].mean.shape[0] == 1

@@ -18,12 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.moments import Moments
-from normscope.nn._base import BatchStatistics, NormLayer, check_values, values_per_channel
-from normscope.nn.batchnorm import normalized
-
-# Where moving the ghosts into the channels costs less than one call per ghost: many ghosts, each of few elements.
-_MANY, _SMALL = 16, 2048
+from normscope.nn._base import NormLayer, check_values, values_per_channel
+from normscope.ops import functional
+from normscope.ops.functional import Epilogue, Statistics
 
 
 def ghosts(batch: int, ghost_size: int) -> list[tuple[int, int]]:
@@ -31,20 +28,6 @@ def ghosts(batch: int, ghost_size: int) -> list[tuple[int, int]]:
     number = max(1, batch // ghost_size)
     size, extra = divmod(batch, number)
     return [run for run in ((extra, size + 1), (number - extra, size)) if run[0]]
-
-
-def _as_channels(x: Tensor, number: int) -> Tensor:
-    """[number * n, C, *spatial] with the ghosts moved into the channels: [n, number * C, *spatial]."""
-    channels, spatial = x.shape[1], x.shape[2:]
-    apart = x.reshape(number, -1, channels, *spatial)
-    return apart.transpose(0, 1).reshape(-1, number * channels, *spatial)
-
-
-def _as_batch(y: Tensor, number: int) -> Tensor:
-    """The inverse of `_as_channels`."""
-    spatial = y.shape[2:]
-    apart = y.reshape(y.shape[0], number, -1, *spatial)
-    return apart.transpose(0, 1).reshape(-1, y.shape[1] // number, *spatial)
 
 
 class _GhostBatchNorm(NormLayer):
@@ -71,41 +54,15 @@ class _GhostBatchNorm(NormLayer):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_size={self.ghost_size}"  # type: ignore[no-untyped-call]
 
-    def _normalize(self, x: Tensor) -> tuple[Tensor, BatchStatistics]:
+    def _normalize(self, x: Tensor, epilogue: Epilogue) -> tuple[Tensor, list[Statistics]]:
         runs = ghosts(x.shape[0], self.ghost_size)
-        if len(runs) == 1 and runs[0][0] == 1:
-            return normalized(x, self.weight, self.bias, self.eps)
         check_values(x, runs[-1][1] * values_per_channel(x[:1]))
-        outputs: list[Tensor] = []
-        found: list[BatchStatistics] = []
-        for part, (number, size) in zip(torch.split(x, [n * size for n, size in runs]), runs, strict=True):
-            together = number >= _MANY and part.numel() // number < _SMALL
-            for piece in (part,) if together else torch.split(part, size):
-                y, statistics = self._normalize_ghosts(piece, piece.shape[0] // size)
-                outputs.append(y)
-                found.append(statistics)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), _merged(found, x.shape[1])
-
-    def _normalize_ghosts(self, piece: Tensor, number: int) -> tuple[Tensor, BatchStatistics]:
-        if number == 1:
-            return normalized(piece, self.weight, self.bias, self.eps)
-        weight = None if self.weight is None else self.weight.repeat(number)
-        bias = None if self.bias is None else self.bias.repeat(number)
-        y, found = normalized(_as_channels(piece, number), weight, bias, self.eps)
-        y = _as_batch(y, number)
-        if piece.dim() == 4 and piece.is_contiguous(memory_format=torch.channels_last):
-            y = y.contiguous(memory_format=torch.channels_last)
-        return y, found
-
-
-def _merged(found: list[BatchStatistics], channels: int) -> BatchStatistics:
-    """Statistics of all ghosts together; each entry holds one ghost or several in a row."""
-    means = torch.cat([each.mean.reshape(-1, channels) for each in found])
-    variances = torch.cat([each.variance.reshape(-1, channels) for each in found]).double()
-    per_ghost = [each.count for each in found for _ in range(each.mean.numel() // channels)]
-    counts = torch.tensor(per_ghost, device=means.device)
-    total = Moments.of_groups(counts, means, variances * (counts[:, None] - 1))
-    return BatchStatistics(total.mean, total.variance("bessel"), sum(per_ghost))
+        outputs, found = [], []
+        for part, (number, _) in zip(torch.split(x, [n * size for n, size in runs]), runs, strict=True):
+            y, statistics = functional.train(part, self.weight, self.bias, self.eps, epilogue, number)
+            outputs.append(y)
+            found.append(statistics)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), found
 
 
 class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):

@@ -11,5 +11,5 @@ def tracing() -> bool:
 
 
 def transformed() -> bool:
-    """Whether torch.func (vmap, grad, jvp, ...) wraps the tensors of the call."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether torch.func (vmap, grad, jvp, ...) wraps the tensors of the call; a tracer answers for itself."""
+    return not tracing() and torch._C._functorch.peek_interpreter_stack() is not None

@@ -1,0 +1,158 @@
+// Sums down the columns of a stack of rows, for short planes side by side, channels_last and tensors without planes.
+#pragma once
+
+#include <cstdlib>
+
+#include "runs.hpp"
+
+namespace normscope::NORMSCOPE_LEVEL {
+
+// Rows whose sums are kept in the compute type before they are added up in float64.
+constexpr int64_t kFold = 32;
+// Rows that share one read of the column sums.
+constexpr int kAbreast = 4;
+
+// Memory for the length of a call, in whole cache lines, zeroed.
+class Scratch {
+   public:
+    explicit Scratch(int64_t bytes) : memory_(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64 + 64)) {
+        if (memory_) __builtin_memset(memory_, 0, size_t(bytes + 63) / 64 * 64 + 64);
+        next_ = static_cast<char*>(memory_);
+    }
+    ~Scratch() { std::free(memory_); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+
+    template <class V>
+    V* take(int64_t count) {
+        V* taken = reinterpret_cast<V*>(next_);
+        next_ += padded<V>(count);
+        return taken;
+    }
+    template <class V>
+    static int64_t padded(int64_t count) {
+        return (count * int64_t(sizeof(V)) + 63) / 64 * 64;
+    }
+
+   private:
+    void* memory_;
+    char* next_;
+};
+
+inline int64_t padded_width(int64_t width) { return (width + 15) / 16 * 16; }
+
+// Two sums per column of what `term` makes of each element.
+template <class A>
+struct ColumnSums {
+    int64_t width;
+    A *narrow1, *narrow2;
+    double *wide1, *wide2;
+
+    static int64_t bytes(int64_t width) { return padded_width(width) * 2 * (sizeof(A) + sizeof(double)) + 4 * 64; }
+
+    ColumnSums(Scratch& scratch, int64_t columns)
+        : width(columns),
+          narrow1(scratch.take<A>(padded_width(columns))),
+          narrow2(scratch.take<A>(padded_width(columns))),
+          wide1(scratch.take<double>(padded_width(columns))),
+          wide2(scratch.take<double>(padded_width(columns))) {}
+
+    // term(row, column, Whole or Part, sum1, sum2) adds the elements of one pack of one row to the sums.
+    template <class Term>
+    void add(int64_t first, int64_t last, Term&& term) {
+        for (int64_t row = first; row < last; row += kFold) {
+            const int64_t end = least_of(last, row + kFold);
+            int64_t r = row;
+            for (; r + kAbreast <= end; r += kAbreast) add_abreast<kAbreast>(r, term);
+            for (; r < end; ++r) add_abreast<1>(r, term);
+            fold();
+        }
+    }
+
+    void clear() {
+        for (int64_t j = 0; j < padded_width(width); ++j) wide1[j] = wide2[j] = 0;
+    }
+
+   private:
+    template <int Rows, class Term>
+    NORMSCOPE_INLINE void add_abreast(int64_t row, Term& term) {
+        walk<A>(0, width, [&](int64_t j, auto extent) NORMSCOPE_LAMBDA {
+            Pack<A> sum1 = load(narrow1 + j, Whole{}), sum2 = load(narrow2 + j, Whole{});
+#pragma GCC unroll 4
+            for (int r = 0; r < Rows; ++r) term(row + r, j, extent, sum1, sum2);
+            store(narrow1 + j, sum1, Whole{});
+            store(narrow2 + j, sum2, Whole{});
+        });
+    }
+
+    void fold() {
+        for (int64_t j = 0; j < padded_width(width); ++j) {
+            wide1[j] += double(narrow1[j]);
+            wide2[j] += double(narrow2[j]);
+            narrow1[j] = narrow2[j] = 0;
+        }
+    }
+};
+
+// Moments of every column. Deviations are taken from a pivot: the mean of all rows before, renewed whenever their number has
+// doubled. What a pivot off by D adds to the rounding of m2, rows * D^2 ulps, is then never more than ulps of m2 itself,
+// because that D also separates the means of two halves.
+template <class A>
+struct ColumnMoments {
+    ColumnSums<A> sums;
+    A* pivot;
+    double *mean, *m2;
+    int64_t count = 0;
+
+    static int64_t bytes(int64_t width) {
+        return ColumnSums<A>::bytes(width) + padded_width(width) * (sizeof(A) + 2 * sizeof(double)) + 3 * 64;
+    }
+
+    ColumnMoments(Scratch& scratch, int64_t width)
+        : sums(scratch, width),
+          pivot(scratch.take<A>(padded_width(width))),
+          mean(scratch.take<double>(padded_width(width))),
+          m2(scratch.take<double>(padded_width(width))) {}
+
+    template <class E>
+    void add(const E* x, int64_t rows, int64_t pitch) {
+        if (!rows) return;
+        const int64_t opening = least_of(rows, kFold / 2);
+        walk<A>(0, sums.width, [&](int64_t j, auto extent) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
+        sums.add(0, opening, deviations(x, pitch));
+        for (int64_t j = 0; j < sums.width; ++j) pivot[j] = A(double(pivot[j]) + sums.wide1[j] / double(opening));
+        sums.clear();
+        while (count < rows) {
+            const int64_t segment = count ? least_of(count, rows - count) : opening;
+            sums.add(count, count + segment, deviations(x, pitch));
+            merge(segment);
+        }
+    }
+
+   private:
+    template <class E>
+    auto deviations(const E* x, int64_t pitch) {
+        return [this, x, pitch](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
+            fetch(x + row * pitch + j, kAbreast * pitch);
+            const auto d = load(x + row * pitch + j, extent, A(0)) - load(pivot + j, Whole{});
+            sum1 = sum1 + d;
+            sum2 = multiply_add(d, d, sum2);
+        };
+    }
+
+    void merge(int64_t segment) {
+        const double rows = double(segment), total = double(count + segment);
+        const double share = rows / total, between = double(count) * share;
+        for (int64_t j = 0; j < sums.width; ++j) {
+            const double step = sums.wide1[j] / rows, within = sums.wide2[j] - sums.wide1[j] * step;
+            const double delta = double(pivot[j]) + step - mean[j];
+            m2[j] += (within < 0 ? 0 : within) + delta * delta * between;
+            mean[j] += delta * share;
+            pivot[j] = A(mean[j]);
+        }
+        sums.clear();
+        count += segment;
+    }
+};
+
+}  // namespace normscope::NORMSCOPE_LEVEL

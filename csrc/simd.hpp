@@ -1,0 +1,180 @@
+// Packs: 64 bytes of the type that is computed in, in as many registers as the instruction-set level has them.
+// Compiled once per level, each in a namespace of its own, so that no code of a higher level is linked into a lower one;
+// for the same reason nothing here instantiates a template of the standard library.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#define NORMSCOPE_INLINE inline __attribute__((always_inline))
+#define NORMSCOPE_LAMBDA __attribute__((always_inline))
+
+namespace normscope::NORMSCOPE_LEVEL {
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+constexpr int kRegister = 64;
+#elif defined(__AVX2__)
+constexpr int kRegister = 32;
+#else
+constexpr int kRegister = 16;
+#endif
+constexpr int kPack = 64;
+constexpr int kParts = kPack / kRegister;
+
+template <class E, int Bytes>
+struct RegisterOf {
+    typedef E type __attribute__((vector_size(Bytes)));
+};
+template <class E, int Bytes = kRegister>
+using Register = typename RegisterOf<E, Bytes>::type;
+
+// The same register wherever it lies in memory. Going through these and never through memcpy of a whole pack matters:
+// that one is compiled to a copy by halves on the stack.
+template <class E, int Bytes>
+struct UnalignedOf {
+    typedef E type __attribute__((vector_size(Bytes), aligned(sizeof(E)), may_alias));
+};
+template <class E, int Bytes = kRegister>
+NORMSCOPE_INLINE Register<E, Bytes> load_register(const void* from) {
+    return *static_cast<const typename UnalignedOf<E, Bytes>::type*>(from);
+}
+template <class E, int Bytes = kRegister>
+NORMSCOPE_INLINE void store_register(void* to, Register<E, Bytes> value) {
+    *static_cast<typename UnalignedOf<E, Bytes>::type*>(to) = value;
+}
+
+template <class A>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+    using type = int32_t;
+};
+template <>
+struct IntegerOf<double> {
+    using type = int64_t;
+};
+template <class A>
+using Integer = typename IntegerOf<A>::type;
+
+// All bits of a lane set or none.
+template <class A>
+struct Lanes {
+    Register<Integer<A>> part[kParts];
+};
+
+template <class A>
+struct Pack {
+    static constexpr int lanes = kPack / sizeof(A);
+    Register<A> part[kParts];
+};
+
+#define NORMSCOPE_ELEMENTWISE(result, name, expression)                      \
+    template <class A>                                                       \
+    NORMSCOPE_INLINE result<A> name(const Pack<A>& a, const Pack<A>& b) {    \
+        result<A> out;                                                       \
+        _Pragma("GCC unroll 4") for (int p = 0; p < kParts; ++p) {           \
+            const Register<A> u = a.part[p], v = b.part[p];                  \
+            out.part[p] = expression;                                        \
+        }                                                                    \
+        return out;                                                          \
+    }
+NORMSCOPE_ELEMENTWISE(Pack, operator+, u + v)
+NORMSCOPE_ELEMENTWISE(Pack, operator-, u - v)
+NORMSCOPE_ELEMENTWISE(Pack, operator*, u* v)
+NORMSCOPE_ELEMENTWISE(Pack, operator/, u / v)
+NORMSCOPE_ELEMENTWISE(Lanes, operator>, u > v)
+NORMSCOPE_ELEMENTWISE(Lanes, operator<=, u <= v)
+NORMSCOPE_ELEMENTWISE(Lanes, operator>=, u >= v)
+#undef NORMSCOPE_ELEMENTWISE
+
+// a * b + c, fused wherever the level can. Forward and backward must round alike: both come here.
+template <class A>
+NORMSCOPE_INLINE Pack<A> multiply_add(const Pack<A>& a, const Pack<A>& b, const Pack<A>& c) {
+    Pack<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = a.part[p] * b.part[p] + c.part[p];
+    return out;
+}
+
+template <class A>
+NORMSCOPE_INLINE Pack<A> select(const Lanes<A>& where, const Pack<A>& yes, const Pack<A>& no) {
+    Pack<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = where.part[p] ? yes.part[p] : no.part[p];
+    return out;
+}
+
+template <class A>
+NORMSCOPE_INLINE Lanes<A> operator|(const Lanes<A>& a, const Lanes<A>& b) {
+    Lanes<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = a.part[p] | b.part[p];
+    return out;
+}
+
+template <class A>
+NORMSCOPE_INLINE Pack<A> broadcast(A value) {
+    Pack<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = Register<A>{} + value;
+    return out;
+}
+
+template <class A>
+NORMSCOPE_INLINE Pack<A> zero() {
+    Pack<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = Register<A>{};
+    return out;
+}
+
+template <class A>
+NORMSCOPE_INLINE double sum(const Pack<A>& a) {
+    double total = 0;
+    for (int p = 0; p < kParts; ++p) {
+        for (int i = 0; i < Pack<A>::lanes / kParts; ++i) total += static_cast<double>(a.part[p][i]);
+    }
+    return total;
+}
+
+// One bit per lane, in a word of 16.
+template <class A>
+NORMSCOPE_INLINE uint16_t to_bits(const Lanes<A>& where) {
+    constexpr int per_part = Pack<A>::lanes / kParts;
+    unsigned bits = 0;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+        unsigned part = 0;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+        if constexpr (sizeof(A) == 4) part = _mm512_movepi32_mask((__m512i)where.part[p]);
+        else part = _mm512_movepi64_mask((__m512i)where.part[p]);
+#elif defined(__AVX2__)
+        if constexpr (sizeof(A) == 4) part = unsigned(_mm256_movemask_ps((__m256)where.part[p]));
+        else part = unsigned(_mm256_movemask_pd((__m256d)where.part[p]));
+#else
+        for (int i = 0; i < per_part; ++i) part |= unsigned(where.part[p][i] & 1) << i;
+#endif
+        bits |= part << (p * per_part);
+    }
+    return uint16_t(bits);
+}
+
+template <class A>
+NORMSCOPE_INLINE Lanes<A> from_bits(uint16_t bits) {
+    constexpr int per_part = Pack<A>::lanes / kParts;
+    using I = Integer<A>;
+    Register<I> weights;
+    for (int i = 0; i < per_part; ++i) weights[i] = I(1) << i;
+    Lanes<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+        const Register<I> all = Register<I>{} + I(bits >> (p * per_part));
+        out.part[p] = (all & weights) == weights;
+    }
+    return out;
+}
+
+}  // namespace normscope::NORMSCOPE_LEVEL

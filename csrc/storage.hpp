@@ -1,0 +1,146 @@
+// How elements lie in memory and come into packs: float32 and float64 as they are, bfloat16 widened to float32.
+#pragma once
+
+#include "simd.hpp"
+
+namespace normscope::NORMSCOPE_LEVEL {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+// A whole pack, or its first `count` lanes.
+struct Whole {};
+struct Part {
+    int64_t count;
+};
+
+template <class E>
+struct ComputeOf {
+    using type = E;
+};
+template <>
+struct ComputeOf<bfloat16> {
+    using type = float;
+};
+template <class E>
+using Compute = typename ComputeOf<E>::type;
+
+template <class A>
+NORMSCOPE_INLINE Pack<A> load(const A* from, Whole) {
+    Pack<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = load_register<A>(from + p * (kRegister / int(sizeof(A))));
+    return out;
+}
+
+NORMSCOPE_INLINE Pack<float> load(const bfloat16* from, Whole) {
+    Pack<float> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+        const auto narrow = load_register<uint16_t, kRegister / 2>(from + p * (kRegister / 4));
+        out.part[p] = (Register<float>)(__builtin_convertvector(narrow, Register<uint32_t>) << 16);
+    }
+    return out;
+}
+
+// Round to nearest even; every NaN becomes the quiet one.
+NORMSCOPE_INLINE Register<uint16_t, kRegister / 2> narrowed(Register<float> value) {
+    const Register<uint32_t> bits = (Register<uint32_t>)value;
+    const Register<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Register<uint32_t> quiet = Register<uint32_t>{} + 0x7fc0;
+    return __builtin_convertvector(value != value ? quiet : rounded, Register<uint16_t, kRegister / 2>);
+}
+
+template <class A>
+NORMSCOPE_INLINE void store(A* to, const Pack<A>& value, Whole) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) store_register<A>(to + p * (kRegister / int(sizeof(A))), value.part[p]);
+}
+
+NORMSCOPE_INLINE void store(bfloat16* to, const Pack<float>& value, Whole) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+        store_register<uint16_t, kRegister / 2>(to + p * (kRegister / 4), narrowed(value.part[p]));
+    }
+}
+
+// Lanes past the count hold `fill`.
+template <class E>
+NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Part part, Compute<E> fill = 0) {
+    E narrow[Pack<Compute<E>>::lanes] = {};
+    __builtin_memcpy(narrow, from, part.count * sizeof(E));
+    Compute<E> wide[Pack<Compute<E>>::lanes];
+    store(wide, load(narrow, Whole{}), Whole{});
+    for (int64_t i = part.count; i < Pack<Compute<E>>::lanes; ++i) wide[i] = fill;
+    return load(wide, Whole{});
+}
+
+template <class E>
+NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Whole whole, Compute<E>) {
+    return load(from, whole);
+}
+
+template <class E>
+NORMSCOPE_INLINE void store(E* to, const Pack<Compute<E>>& value, Part part) {
+    E narrow[Pack<Compute<E>>::lanes];
+    store(narrow, value, Whole{});
+    __builtin_memcpy(to, narrow, part.count * sizeof(E));
+}
+
+template <class V>
+NORMSCOPE_INLINE void stream_register(void* to, V value) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64) return _mm512_stream_si512((__m512i*)to, (__m512i)value);
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32) return _mm256_stream_si256((__m256i*)to, (__m256i)value);
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(V) == 16) return _mm_stream_si128((__m128i*)to, (__m128i)value);
+#endif
+    __builtin_memcpy(to, &value, sizeof(V));
+}
+
+// Past the caches, to an address aligned to the pack.
+template <class A>
+NORMSCOPE_INLINE void stream(A* to, const Pack<A>& value, Whole) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) stream_register(to + p * (kRegister / int(sizeof(A))), value.part[p]);
+}
+
+NORMSCOPE_INLINE void stream(bfloat16* to, const Pack<float>& value, Whole) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) stream_register(to + p * (kRegister / 4), narrowed(value.part[p]));
+}
+
+template <class E>
+NORMSCOPE_INLINE void stream(E* to, const Pack<Compute<E>>& value, Part part) {
+    store(to, value, part);
+}
+
+NORMSCOPE_INLINE void stream_fence() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+// Calls body(offset, Whole or Part) along a run that starts `phase` elements into a pack. Both ragged ends come to one
+// call, which halves the code.
+template <class A, class Body>
+NORMSCOPE_INLINE void walk(int64_t phase, int64_t length, Body&& body) {
+    constexpr int64_t lanes = Pack<A>::lanes;
+    int64_t i = 0, ragged = phase % lanes ? lanes - phase % lanes : 0;
+    if (ragged > length) ragged = length;
+    while (true) {
+        if (ragged) {
+            body(i, Part{ragged});
+            i += ragged;
+        }
+        if (i >= length) return;
+        for (; i + lanes <= length; i += lanes) body(i, Whole{});
+        ragged = length - i;
+    }
+}
+
+}  // namespace normscope::NORMSCOPE_LEVEL

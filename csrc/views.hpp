@@ -1,0 +1,59 @@
+// The tensors of a job as typed addresses, and where each run of its layout lies.
+#pragma once
+
+#include "layout.hpp"
+#include "runs.hpp"
+
+namespace normscope::NORMSCOPE_LEVEL {
+
+// Outputs from this size on are written past the caches, if their memory is in place and their runs are aligned.
+constexpr int64_t kPastCaches = int64_t(12) << 20;
+constexpr int64_t kShortestStream = 768;
+
+template <class E>
+struct View {
+    const Job& job;
+    Layout layout;
+
+    Run<E> at(int64_t offset, int64_t length, int64_t phase, int64_t word) const {
+        Run<E> run;
+        run.x = moved(static_cast<const E*>(job.x), offset);
+        run.dy = moved(static_cast<const E*>(job.dy), offset);
+        run.residual = moved(static_cast<const E*>(job.residual), offset);
+        run.out = const_cast<E*>(moved(static_cast<const E*>(job.out), offset));
+        run.dresidual = const_cast<E*>(moved(static_cast<const E*>(job.dresidual), offset));
+        run.mask = job.mask ? static_cast<uint8_t*>(job.mask) + 2 * word : nullptr;
+        run.phase = phase;
+        run.length = length;
+        return run;
+    }
+
+    Run<E> plane(int64_t sample, int64_t channel) const {
+        const int64_t index = sample * job.channels + channel, offset = index * layout.width;
+        return at(offset, layout.width, offset % kGrain, index * layout.words);
+    }
+
+    // Row `sample` of the block of channels that begins with `channel`.
+    Run<E> block(int64_t sample, int64_t channel, int64_t width) const {
+        const int64_t inside = channel * job.inner;
+        return at(sample * layout.pitch + inside, width, 0, sample * layout.words + inside / kGrain);
+    }
+
+    Run<E> row(int64_t index, int64_t width) const {
+        return at(index * layout.pitch, width, 0, index * layout.words);
+    }
+
+    bool past_caches() const {
+        const int64_t run = layout.width * int64_t(sizeof(E)), pitch = layout.pitch * int64_t(sizeof(E));
+        const bool aligned = (uintptr_t(job.out) | uintptr_t(job.dresidual)) % kPack == 0;
+        if (!aligned || !job.in_place || job.batch * job.channels * job.inner * int64_t(sizeof(E)) < kPastCaches) {
+            return false;
+        }
+        return layout.cut == Cut::planes ? run >= kShortestStream : pitch % kPack == 0 && run % kPack == 0;
+    }
+
+   private:
+    static const E* moved(const E* base, int64_t offset) { return base ? base + offset : nullptr; }
+};
+
+}  // namespace normscope::NORMSCOPE_LEVEL

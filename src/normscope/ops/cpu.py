@@ -1,0 +1,209 @@
+"""The compiled kernels behind the package's functional signatures, or the reason why there are none.
+
+They take addresses and numbers and know nothing of torch, so the callers here answer for dtypes, devices and layouts:
+`supports` says whether a tensor may come, `laid_out` brings it into a layout that the kernels walk along.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normscope.ops.activation import FUSED
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+STATISTICS, APPLY = 1, 2
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The loaded extension module, or None and the reason."""
+
+    module: Any
+    reason: str
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the instruction-set levels that this machine runs, best first."""
+        return tuple(self.module.level_names()) if self.module is not None else ()
+
+
+def _load() -> Extension:
+    try:
+        module = importlib.import_module("normscope.ops._kernels")
+    except ImportError as error:
+        return Extension(None, f"the compiled kernels are not installed ({error})")
+    return Extension(module, "compiled kernels are installed")
+
+
+# Loaded after torch, so that both share one pool of threads; a constant, so that torch.compile sees through it.
+EXTENSION = _load()
+
+# Which of the machine's levels runs; 0 is the best.
+level_in_use = 0
+
+
+def parameter_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which the kernels want weight and bias for an input like `x`."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def objection(x: Tensor) -> str:
+    """Why the kernels cannot take `x`; empty when they can."""
+    if EXTENSION.module is None:
+        return EXTENSION.reason
+    if x.device.type != "cpu" or x.layout != torch.strided:
+        return f"the compiled kernels run on strided CPU tensors, this one is {x.layout} on {x.device}"
+    if x.dtype not in _DTYPES:
+        return f"the compiled kernels take float32, bfloat16 and float64, this tensor is {x.dtype}"
+    if x.dim() < 2 or x.numel() == 0:
+        return "the compiled kernels take [batch, channels, *spatial] with at least one element"
+    return ""
+
+
+def _channels_last(x: Tensor) -> bool:
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.dim() > 2 and x.movedim(1, -1).is_contiguous()
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """`x` itself where its elements lie contiguous or channels last, else a contiguous copy."""
+    return x if x.is_contiguous() or _channels_last(x) else x.contiguous()
+
+
+def laid_out_like(value: Tensor, x: Tensor) -> Tensor:
+    """`value` with the strides and dtype of `x`."""
+    if value.stride() == x.stride() and value.dtype == x.dtype:
+        return value
+    return torch.empty_like(x).copy_(value)
+
+
+def _shape(x: Tensor, groups: int) -> tuple[int, int, int, int, bool, int]:
+    batch, channels = x.shape[0], x.shape[1]
+    inner = x.numel() // (batch * channels)
+    last = not x.is_contiguous()
+    return _DTYPES[x.dtype], batch // groups, channels, inner, last, torch.get_num_threads()
+
+
+def _address(value: Tensor | None) -> int:
+    return 0 if value is None else value.data_ptr()
+
+
+def new_mask(x: Tensor, groups: int = 1) -> Tensor:
+    """Memory for one bit per element of `x`, shape [bytes]."""
+    dtype, batch, channels, inner, last, _ = _shape(x, groups)
+    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last)
+    return torch.empty(size * groups, dtype=torch.uint8)
+
+
+def forward(
+    x: Tensor,
+    y: Tensor | None,
+    moments: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    phases: int = STATISTICS | APPLY,
+    count: float = 0.0,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+    activation: str = "none",
+    slope: float = 0.0,
+    groups: int = 1,
+) -> None:
+    """Write the moments of `x`, y and the mask, or the part of them that `phases` says.
+
+    Args:
+        x: Shape [batch, channels, *spatial], laid out.
+        y: Memory with the strides of `x`.
+        moments: float64, shape [2, groups, channels]: mean and m2; read where the statistics phase is not run.
+        weight: gamma, in `parameter_dtype`, contiguous.
+        bias: beta, likewise.
+        eps: Added to the variance m2 / count.
+        phases: STATISTICS, APPLY or both.
+        count: What m2 is divided by; 0 for the values per channel of a group.
+        residual: Added before the activation, strides of `x`.
+        mask: From `new_mask`, written when there is a residual and an activation of one bit.
+        activation: A key of FUSED.
+        slope: Of leaky ReLU below zero.
+        groups: Equal ghosts that the batch consists of.
+    """
+    shape = _shape(x, groups)
+    mean = moments.data_ptr()
+    EXTENSION.module.forward(
+        level_in_use, *shape, phases, groups, x.data_ptr(), _address(residual), _address(y), _address(mask),
+        _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), mean,
+        mean + moments.stride(0) * 8, FUSED[activation], slope,
+    )  # fmt: skip
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    dx: Tensor | None,
+    moments: Tensor,
+    sums: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    phases: int = STATISTICS | APPLY,
+    count: float = 0.0,
+    batch_statistics: bool = True,
+    dresidual: Tensor | None = None,
+    mask: Tensor | None = None,
+    activation: str = "none",
+    slope: float = 0.0,
+    groups: int = 1,
+) -> None:
+    """Write the sums over dy, dx and the residual's gradient, or the part of them that `phases` says.
+
+    Args:
+        dy: Gradient of the output, strides of `x`.
+        x: The forward's input.
+        dx: Memory with the strides of `x`.
+        moments: As the forward left them.
+        sums: float64, shape [2, groups, channels]: dbeta and dgamma; read where the statistics phase is not run.
+        weight: As in the forward.
+        bias: As in the forward; needed to compute an activation's input again.
+        eps: As in the forward.
+        phases: STATISTICS, APPLY or both.
+        count: As in the forward.
+        batch_statistics: Whether the moments depend on `x`, as in training.
+        dresidual: Memory with the strides of `x`, or None.
+        mask: As the forward left it.
+        activation: As in the forward.
+        slope: As in the forward.
+        groups: As in the forward.
+    """
+    shape = _shape(x, groups)
+    mean, total = moments.data_ptr(), sums.data_ptr()
+    EXTENSION.module.backward(
+        level_in_use, *shape, phases, groups, dy.data_ptr(), x.data_ptr(), _address(dx), _address(dresidual),
+        _address(mask), _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), mean,
+        mean + moments.stride(0) * 8, total, total + sums.stride(0) * 8, batch_statistics, FUSED[activation], slope,
+    )  # fmt: skip
+
+
+def can_update(running_mean: Tensor, running_var: Tensor) -> bool:
+    """Whether `update` may write into these buffers."""
+    dtype = running_mean.dtype
+    if dtype not in (torch.float32, torch.float64) or running_var.dtype != dtype:
+        return False
+    return all(v.device.type == "cpu" and v.is_contiguous() and type(v) is Tensor for v in (running_mean, running_var))
+
+
+def update(running_mean: Tensor, running_var: Tensor, moments: Tensor, count: float, factor: float) -> None:
+    """Move running statistics in place towards moments of shape [2, 1, channels]; Bessel-corrected variance."""
+    mean = moments.data_ptr()
+    EXTENSION.module.update(
+        running_mean.dtype == torch.float64, running_mean.data_ptr(), running_var.data_ptr(), mean,
+        mean + moments.stride(0) * 8, moments.shape[-1], count, factor,
+    )  # fmt: skip
+    torch.autograd.graph.increment_version((running_mean, running_var))
