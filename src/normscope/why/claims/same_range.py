@@ -241,11 +241,11 @@ CLAIM = Claim(
     run=run,
     conclude=conclude,
     calibration=Calibration(
-        control=Arm("plain, rows spread 0.55", norm="removed", spread=0.55),
+        control=Arm("plain, rows spread 0.5", norm="removed", spread=0.5),
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, rows spread 0.39", norm="removed", spread=0.39)),
-            (2.0, Arm("plain, rows spread 0.12", norm="removed", spread=0.12)),
+            (1.0, Arm("plain, rows spread 0.3", norm="removed", spread=0.3)),
+            (2.0, Arm("plain, rows spread 0", norm="removed")),
         ),
         network="mlp6",
     ),
