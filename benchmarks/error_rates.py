@@ -37,9 +37,10 @@ kind, put together from a pool of {pool} real, independently seeded trainings fo
 case).
 
 - *No effect*: runs of one and the same arm stand under every label; arms of one seed share its split and
-  initialization and differ in the order of the examples. Support is wrong, and so is an interval on the side
-  against the claim. (That an interval lies wholly inside the smallest effect of interest, which refutes a claim
-  of an effect, is right here.)
+  initialization and differ in the order of the examples. Support is wrong, and so is a refutation whose interval
+  lies on the side against the claim. (That an interval lies wholly inside the smallest effect of interest, which
+  refutes a claim of an effect, is right here.) Whatever the verdict, the headline interval lay on that side in
+  {reversed} of these cases; 2.5 % is nominal.
 - *1 and 2 times the smallest effect*: an arm with an effect of about that size, by real training, stands under
   the treated label. Refutation is wrong; the share of supported cases is the power; in brackets that of the first
   regime alone, since a verdict needs all of its regimes to agree.
@@ -134,7 +135,11 @@ def _document(body: dict[str, Any]) -> str:
         if power and not rate["equivalence"]:
             power += f" ({rate['leading'] / rate['cases']:.0%})"
         rows.append(f"| `{rate['claim']}` | {kind} | {rate['effect']:.3g} | {wrong} | {rate['bound']:.1%} | {power} |")
-    return TEXT.format(rows="\n".join(rows), **body["settings"], command=body["command"], **body["versions"])
+    nulls = [rate["reversed"] / rate["cases"] for rate in body["rates"] if not (rate["planted"] or rate["equivalence"])]
+    between = f"{min(nulls):.1%} to {max(nulls):.1%}" if nulls else "none"
+    return TEXT.format(
+        reversed=between, rows="\n".join(rows), **body["settings"], command=body["command"], **body["versions"]
+    )
 
 
 def _print(rates: list[calibrate.Rate]) -> None:

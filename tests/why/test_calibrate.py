@@ -57,7 +57,8 @@ def _rates(outcome, cases=1500):
 def test_the_decision_rule_keeps_its_word_and_finds_what_is_planted():
     null, planted = _rates(lambda values: decide.outcome(values, _SMALLEST))
     assert null.bound <= 0.05
-    assert null.wrong == {"false support": null.supported, "false refutation": null.reversed}
+    assert null.against <= null.reversed <= 0.05 * null.cases
+    assert null.wrong == {"false support": null.supported, "false refutation": null.against}
     assert abs(null.effect) < 0.1
     assert planted.effect == pytest.approx(2 * _SMALLEST, abs=0.15)
     assert planted.power > 0.8
@@ -70,15 +71,15 @@ def test_a_rule_that_looks_at_the_mean_alone_is_caught():
 
 
 def test_a_claim_of_no_effect_errs_the_other_way_round():
-    null = calibrate.Rate("toy", 0.0, 100, 98, 2, 40, 0.0, equivalence=True)
-    planted = calibrate.Rate("toy", 2.0, 100, 1, 90, 40, 0.0, equivalence=True)
+    null = calibrate.Rate("toy", 0.0, 100, 98, 2, 40, 2, 0.0, equivalence=True)
+    planted = calibrate.Rate("toy", 2.0, 100, 1, 90, 40, 40, 0.0, equivalence=True)
     assert null.wrong == {"false refutation": 2}
     assert planted.wrong == {"false support": 1}
     assert (null.power, planted.power) == (0.98, 0.9)
 
 
 def test_the_bound_is_clopper_and_pearson_s():
-    rate = calibrate.Rate("toy", 0.0, 300, 8, 0, 0, 0.0)
+    rate = calibrate.Rate("toy", 0.0, 300, 8, 0, 0, 0, 0.0)
     assert rate.upper(8) == pytest.approx(0.0476, abs=0.0005)
     assert rate.upper(0) == pytest.approx(1 - 0.05 ** (1 / 300))
     assert rate.upper(300) == 1.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from normscope.records import Verdict
+from normscope.records import Effect, Verdict
 from normscope.why import run
 from normscope.why.arms import Arm
 from normscope.why.claim import Calibration, Claim, Plan, Task
@@ -41,7 +41,8 @@ class Rate:
         cases: Number of cases.
         supported: Cases that came out supported.
         refuted: Cases that came out refuted, for whatever reason.
-        reversed: Cases whose interval excludes no effect on the side against the claim.
+        reversed: Cases whose headline interval excludes no effect on the side against the claim, whatever the verdict.
+        against: Those of them whose verdict is that the claim is refuted.
         effect: Median estimate over the cases, as a person reads it.
         leading: Cases whose first regime, the one of the headline effect, came out supported.
         equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
@@ -53,6 +54,7 @@ class Rate:
     supported: int
     refuted: int
     reversed: int
+    against: int
     effect: float
     leading: int = 0
     equivalence: bool = False
@@ -63,7 +65,7 @@ class Rate:
         if self.equivalence:
             return {"false refutation": self.refuted} if self.planted == 0 else {"false support": self.supported}
         if self.planted == 0:
-            return {"false support": self.supported, "false refutation": self.reversed}
+            return {"false support": self.supported, "false refutation": self.against}
         return {"false refutation": self.refuted}
 
     @property
@@ -186,14 +188,18 @@ def _parts(members: list[tuple[int, float]], size: int) -> list[list[tuple[int, 
 def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     effects = [verdict.effect for verdict in verdicts if verdict.effect is not None]
-    against = sum(
-        effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null for effect in effects
-    )
+    reversed_ = [verdict for verdict in verdicts if verdict.effect is not None and _reversed(verdict.effect)]
+    against = sum(verdict.outcome == "refuted" for verdict in reversed_)
     middle = statistics.median(effect.estimate for effect in effects) if effects else math.nan
     same = claim.calibration is not None and claim.calibration.equivalence
     leading = sum(bool(each.regimes) and each.regimes[0].outcome == "supported" for each in verdicts)
-    found = (outcomes["supported"], outcomes["refuted"], against, middle, leading, same)
+    found = (outcomes["supported"], outcomes["refuted"], len(reversed_), against, middle, leading, same)
     return Rate(claim.key, multiple, len(verdicts), *found)
+
+
+def _reversed(effect: Effect) -> bool:
+    """Whether the interval lies on the side of no effect that speaks against the claim."""
+    return effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null
 
 
 def pool_of(size: int, choosing: int) -> Pool:

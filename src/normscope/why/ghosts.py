@@ -75,7 +75,7 @@ def setting(task: Task, study: Plan, results: Results) -> str:
 def applies(task: Task) -> str:
     """'' or the reason why groups of examples cannot be compared."""
     if batch(task) < 16:
-        return f"a mini-batch of {batch(task)} has no groups of 8 examples and more; let the loader give 16 or more"
+        return f"a mini-batch of {batch(task)} cannot be cut into groups of at least 8; let the loader give 16 or more"
     if task.examples <= batch(task):
         return f"the {task.examples} training examples are one mini-batch, whose statistics have no noise"
     return ""

@@ -262,7 +262,7 @@ CLAIM = Claim(
         control=BATCH_NORM,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("batch norm, 0.75 % of the training shifted", shifted=0.0075)),
+            (1.0, Arm("batch norm, 0.9 % of the training shifted", shifted=0.009)),
             (2.0, Arm("batch norm, 1.8 % of the training shifted", shifted=0.018)),
         ),
         network="conv",

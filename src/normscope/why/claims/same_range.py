@@ -241,11 +241,11 @@ CLAIM = Claim(
     run=run,
     conclude=conclude,
     calibration=Calibration(
-        control=Arm("plain, rows spread 0.65", norm="removed", spread=0.65),
+        control=Arm("plain, rows spread 0.5", norm="removed", spread=0.5),
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, rows spread 0.48", norm="removed", spread=0.48)),
-            (2.0, Arm("plain, rows spread 0.28", norm="removed", spread=0.28)),
+            (1.0, Arm("plain, rows spread 0.3", norm="removed", spread=0.3)),
+            (2.0, Arm("plain, rows spread 0", norm="removed")),
         ),
         network="mlp6",
     ),
