@@ -104,7 +104,7 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
     const int64_t width = channels * job.inner;
     Scratch scratch(ColumnSums<A>::bytes(width) + table_bytes<A>(width));
     Table<A> table = table_of<A>(scratch, width);
-    for (int64_t j = 0; j < width; ++j) table.set(j, forward_numbers<A>(job, first + j / job.inner));
+    fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
     if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
         add_rows<E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
@@ -118,7 +118,7 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     }
     if (!(job.phases & apply)) return;
-    for (int64_t j = 0; j < width; ++j) table.set(j, backward_numbers<A>(job, first + j / job.inner));
+    fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return backward_numbers<A>(job, first + c); });
     for (int64_t n = 0; n < job.batch; ++n) {
         const Run<E> run = view.block(n, first, width);
         differentiate_run<E, Gate>(run, table, job, {view.past_caches(), ahead});
@@ -164,10 +164,11 @@ void backward_rows(const View<E>& view, const Member& me, Sums* partial) {
     const Layout& layout = view.layout;
     Scratch scratch(table_bytes<A>(layout.width));
     Table<A> table = table_of<A>(scratch, layout.width);
-    for (int64_t j = 0; j < layout.width; ++j) table.set(j, forward_numbers<A>(job, j % job.channels));
+    const int64_t channels = job.channels;
+    fill(table, channels, 1, channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
     if (job.phases & statistics) row_sums<E, Gate>(view, me, table, partial);
     if (!(job.phases & apply)) return;
-    for (int64_t j = 0; j < layout.width; ++j) table.set(j, backward_numbers<A>(job, j % job.channels));
+    fill(table, channels, 1, channels, layout.group, [&](int64_t c) { return backward_numbers<A>(job, c); });
     const Traffic traffic{view.past_caches(), 0};
     if (layout.rest && me.rank == me.size - 1) {
         differentiate_run<E, Gate>(view.row(layout.rows, layout.rest), table, job, traffic);

@@ -141,10 +141,10 @@ struct ColumnMoments {
     }
 
     void merge(int64_t segment) {
-        const double rows = double(segment), total = double(count + segment);
-        const double share = rows / total, between = double(count) * share;
+        const double per_row = 1 / double(segment), share = double(segment) / double(count + segment);
+        const double between = double(count) * share;
         for (int64_t j = 0; j < sums.width; ++j) {
-            const double step = sums.wide1[j] / rows, within = sums.wide2[j] - sums.wide1[j] * step;
+            const double step = sums.wide1[j] * per_row, within = sums.wide2[j] - sums.wide1[j] * step;
             const double delta = double(pivot[j]) + step - mean[j];
             m2[j] += (within < 0 ? 0 : within) + delta * delta * between;
             mean[j] += delta * share;

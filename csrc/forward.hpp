@@ -99,6 +99,15 @@ Table<A> table_of(Scratch& scratch, int64_t width) {
     return table;
 }
 
+// Computes a channel's numbers once and sets them for its columns: `number` of them, `step` apart, from c * stride on.
+template <class A, class NumbersOf>
+void fill(Table<A>& table, int64_t channels, int64_t stride, int64_t step, int64_t number, NumbersOf&& numbers_of) {
+    for (int64_t c = 0; c < channels; ++c) {
+        const auto numbers = numbers_of(c);
+        for (int64_t k = 0; k < number; ++k) table.set(c * stride + k * step, numbers);
+    }
+}
+
 template <class A>
 int64_t table_bytes(int64_t width) {
     return kNumbers * (padded_width(width) * int64_t(sizeof(A)) + 64);
@@ -119,7 +128,7 @@ void forward_block(const View<E>& view, int64_t first, int64_t channels, int64_t
     }
     if (!(job.phases & apply)) return;
     Table<A> table = table_of<A>(scratch, width);
-    for (int64_t j = 0; j < width; ++j) table.set(j, forward_numbers<A>(job, first + j / job.inner));
+    fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
     for (int64_t n = 0; n < job.batch; ++n) {
         normalize_run<E, Act>(view.block(n, first, width), table, job.slope, {view.past_caches(), ahead});
     }
@@ -184,7 +193,8 @@ void forward_rows(const View<E>& view, const Member& me, Running* partial) {
     if (!(job.phases & apply)) return;
     Scratch scratch(table_bytes<A>(layout.width));
     Table<A> table = table_of<A>(scratch, layout.width);
-    for (int64_t j = 0; j < layout.width; ++j) table.set(j, forward_numbers<A>(job, j % job.channels));
+    const int64_t channels = job.channels;
+    fill(table, channels, 1, channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
     const Traffic traffic{view.past_caches(), 0};
     if (layout.rest && me.rank == me.size - 1) {
         normalize_run<E, Act>(view.row(layout.rows, layout.rest), table, job.slope, traffic);

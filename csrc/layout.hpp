@@ -14,6 +14,8 @@ constexpr int64_t kGrain = 16;
 constexpr int64_t kLongPlane = 256;
 // Elements that a row of short planes or of few channels is brought up to, where the shape lets it.
 constexpr int64_t kRow = 1024;
+// Rows are not lengthened until fewer than this are left: each column costs a little whatever the number of rows.
+constexpr int64_t kFewestRows = 64;
 // Rows longer than this would not leave room in the first-level cache for their per-column numbers.
 constexpr int64_t kLongestRow = 2048;
 
@@ -42,11 +44,8 @@ inline int64_t repeats_to_grain(int64_t length) { return kGrain / common_divisor
 
 inline Layout rows_of(int64_t positions, int64_t channels) {
     int64_t group = repeats_to_grain(channels);
-    if (group * channels > kLongestRow) {
-        group = 1;
-    } else if (group * channels < kRow / 2) {
-        group *= kRow / 2 / (group * channels);
-    }
+    if (group * channels > kLongestRow) group = 1;
+    while (2 * group * channels <= kRow / 2 && positions >= kFewestRows * 2 * group) group *= 2;
     Layout l{Cut::rows, group, group * channels, positions / group, group * channels, 0, 0, 0};
     l.rest = (positions % group) * channels;
     l.words = ceil_div(l.width, kGrain);
