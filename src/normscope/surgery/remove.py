@@ -88,15 +88,16 @@ def affine_of(layer: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def swap(model: nn.Module, layer: NormLayer, new: nn.Module) -> nn.Module:
-    """`model` with `new` wherever the module of `layer` stands, under every name that it has."""
-    if layer.module is model:
+def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """`model` with `new` wherever `old` stands, under every name that it has; `new` may hold `old` inside."""
+    if old is model:
         return new
+    inside = set(map(id, new.modules()))
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child is layer.module and parent is not new:
+            if child is old and id(parent) not in inside:
                 parent._modules[name] = new
-    return new if model is layer.module else model
+    return model
 
 
 def remove_batch_norm(model: nn.Module) -> nn.Module:
@@ -111,7 +112,7 @@ def remove_batch_norm(model: nn.Module) -> nn.Module:
         gamma, beta = affine_of(layer.module, layer.channels)
         new: nn.Module = ChannelAffine(gamma.detach().clone(), beta.detach().clone())
         extras = [part for part in layer.module.children() if not isinstance(part, nn.Identity)]
-        model = swap(model, layer, nn.Sequential(new, *extras) if extras else new)
+        model = _exchange(model, layer.module, nn.Sequential(new, *extras) if extras else new)
     return model
 
 
@@ -149,7 +150,7 @@ def to_ghost(model: nn.Module, size: int) -> nn.Module:
         new.load_state_dict(old.state_dict())
         extras = [part for part in old.children() if not isinstance(part, nn.Identity)]
         new = nn.Sequential(new, *extras) if extras else new
-        model = swap(model, layer, new.train(old.training))
+        model = _exchange(model, layer.module, new.train(old.training))
     return model
 
 
@@ -169,18 +170,7 @@ def after_norm(
             new = StatisticNoise(new, *noise, group)
         if dropout:
             new = nn.Sequential(new, nn.Dropout(dropout))
-        model = _wrap(model, layer.module, new)
-    return model
-
-
-def _wrap(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    if old is model:
-        return new
-    inside = set(map(id, new.modules()))
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old and id(parent) not in inside:
-                parent._modules[name] = new
+        model = _exchange(model, layer.module, new)
     return model
 
 

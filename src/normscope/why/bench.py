@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from normscope.model import spec as specs
-from normscope.model.batch import Batch, Examples
 from normscope.why import arms, data, networks
 from normscope.why.claim import Task
 from normscope.why.job import Job
@@ -98,9 +95,3 @@ def norm_sites(model: nn.Module) -> list[tuple[str, nn.Module]]:
     from normscope.surgery.remove import ChannelAffine
 
     return [(name, part) for name, part in model.named_modules() if isinstance(part, ChannelAffine) or kind_of(part)]
-
-
-def batches(examples: Examples, size: int, count: int, seed: int) -> Sequence[Batch]:
-    """`count` mini-batches of `size` examples drawn with replacement under `seed`."""
-    generator = torch.Generator().manual_seed(seed)
-    return [examples.take(torch.randint(len(examples), (size,), generator=generator)) for _ in range(count)]
