@@ -43,7 +43,7 @@ def _embedded(task: Task) -> Task:
         task,
         describe="three small ReLU networks that come with normscope: "
         + "; ".join(sorted(words for words, _ in networks.EMBEDDED.values())),
-        data="scikit-learn's digits: 1797 real 8x8 images of handwritten digits, 10 classes",
+        data="the digits of UCI and scikit-learn: 1797 real 8x8 images of handwritten digits, 10 classes",
         fingerprint=whole.fingerprint(),
         step_seconds={name: _seconds(task, name) for name in networks.EMBEDDED},
     )
