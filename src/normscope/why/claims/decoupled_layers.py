@@ -60,14 +60,13 @@ def run(task: Task, job: Job) -> list[Numbers]:
 
 
 def _measure(task: Task, model: nn.Module, batch: Batch, member: tuple[int, float]) -> Numbers:
-    import torch
 
     from normscope.probes.coupling import Coupling, coupling_of_noise, coupling_of_step
 
     seed, rate = member
     _, loss = matched.closures(task, model, batch)
     draws = [coupling_of_noise(model, loss, NOISE, seed=_DRAWS * seed + draw) for draw in range(_DRAWS)]
-    step = coupling_of_step(model, loss, torch.optim.SGD(matched.trained(model), lr=rate))
+    step = coupling_of_step(model, loss, float(rate))
 
     def numbers(found: list[dict[str, Coupling]]) -> Numbers:
         items = [item for layers in found for item in layers.values()]
