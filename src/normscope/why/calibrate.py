@@ -190,7 +190,8 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
     effects = [verdict.effect for verdict in verdicts if verdict.effect is not None]
     reversed_ = [verdict for verdict in verdicts if verdict.effect is not None and _reversed(verdict.effect)]
     against = sum(verdict.outcome == "refuted" for verdict in reversed_)
-    middle = statistics.median(effect.estimate for effect in effects) if effects else math.nan
+    known = [effect.estimate for effect in effects if math.isfinite(effect.estimate)]
+    middle = statistics.median(known) if known else math.nan
     same = claim.calibration is not None and claim.calibration.equivalence
     leading = sum(bool(each.regimes) and each.regimes[0].outcome == "supported" for each in verdicts)
     found = (outcomes["supported"], outcomes["refuted"], len(reversed_), against, middle, leading, same)

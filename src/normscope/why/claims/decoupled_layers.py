@@ -203,8 +203,8 @@ CLAIM = Claim(
         control=PLAIN,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, 3 layers frozen, 0.7 of the rate", norm="removed", frozen=3, pace=0.7)),
-            (2.0, Arm("plain, 5 layers frozen, 0.6 of the rate", norm="removed", frozen=5, pace=0.6)),
+            (1.0, Arm("plain, 1 layer frozen, 0.85 of the rate", norm="removed", frozen=1, pace=0.85)),
+            (2.0, Arm("plain, 3 layers frozen, 0.7 of the rate", norm="removed", frozen=3, pace=0.7)),
         ),
         network="mlp6",
     ),
