@@ -108,7 +108,7 @@ def main() -> int:
         body = {
             "command": COMMAND.format(**settings),
             "settings": settings,
-            "versions": study.versions(),
+            "versions": study.versions(task),
             "rates": rates,
         }
         write_atomic(options.out, json.dumps(body, indent=1))

@@ -167,6 +167,7 @@ NB_MODULE(_kernels, module) {
     module.def("update", &normscope::update);
     module.def("mask_bytes", &normscope::mask_bytes);
     module.def("level_names", &normscope::level_names);
+    module.attr("fingerprint") = NORMSCOPE_FINGERPRINT;
 #if defined(NORMSCOPE_OPENMP)
     module.attr("openmp") = true;
 #else

@@ -44,6 +44,14 @@ def test_compile_fullgraph_trains_like_eager():
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
+def test_one_compiled_graph_takes_batches_of_any_size():
+    model = torch.nn.Sequential(nn.BatchNorm2d(3), nn.BatchNormAct2d(3), nn.GhostBatchNorm2d(3, ghost_size=4))
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (8, 9, 14):
+        x = draw(batch, 3, 5, 5)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 def test_export_of_training_and_evaluation():
     x = draw(4, 3, 5, 5)
     for training in (True, False):

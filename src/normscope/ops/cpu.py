@@ -31,6 +31,13 @@ class Extension:
         """Names of the instruction-set levels that this machine runs, best first."""
         return tuple(self.module.level_names()) if self.module is not None else ()
 
+    @property
+    def identity(self) -> str:
+        """What numbers depend on: the level in use and a hash of sources and compiler, or that there are no kernels."""
+        if self.module is None:
+            return "not installed"
+        return f"{self.levels[level_in_use]}, build {self.module.fingerprint}"
+
 
 def _load() -> Extension:
     try:

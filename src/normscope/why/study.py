@@ -87,7 +87,7 @@ def fit_budget(options: Options, task: Task, claims: Sequence[Claim]) -> Plan:
 
 def salt(task: Task) -> str:
     """Hash of everything but the job that a run's numbers depend on: code, data, network, versions, processor."""
-    digest = hashlib.sha256(f"{task.fingerprint}\n{task.spec}\n{sorted(versions().items())}".encode())
+    digest = hashlib.sha256(f"{task.fingerprint}\n{task.spec}\n{sorted(versions(task).items())}".encode())
     root = Path(normscope.__file__).parent
     for file in sorted(root.rglob("*.py")):
         if not {"report", "check"} & set(file.relative_to(root).parts) and file.name not in _ELSEWHERE:
@@ -95,10 +95,15 @@ def salt(task: Task) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
+def versions(task: Task) -> dict[str, str]:
     """Versions of what numbers depend on, and the processor's model."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"normscope": normscope.__version__, **found, "python": platform.python_version(), "processor": processor()}
+    return {
+        "normscope": normscope.__version__,
+        "kernels": task.kernels,
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "processor": processor(),
+    }
 
 
 def processor() -> str:
@@ -164,7 +169,7 @@ def study(
         data=task.data,
         command=options.command,
         settings=_settings(options, plan, task),
-        versions=versions(),
+        versions=versions(task),
         verdicts=verdicts,
         runs=runs,
         notes=task.notes,
