@@ -105,7 +105,7 @@ def _lost(task: Task, read: Falls) -> str:
     if task.own:
         return ""
     lost = statistics.fmean(read.gain(_LOOKS[-1]))
-    return f"; of an inversion they win back {lost:.3f}: not every shift is one of moments"
+    return f"; of an inversion they win back {round(lost, 3) + 0.0:.3f}: not every shift is one of moments"
 
 
 def _regimes(study: Plan, read: Falls, look: str) -> list[Regime]:
