@@ -29,6 +29,7 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 # What decides whether the environment is still right.
 _INPUTS = ("pyproject.toml", "constraints.txt", "CMakeLists.txt")
+_BUILD = ("scikit-build-core", "nanobind", "cmake", "ninja")
 
 
 def call(*words: str | Path, **variables: str) -> None:
@@ -60,7 +61,9 @@ def environment() -> None:
     stamp.unlink(missing_ok=True)
     pip = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     constraints = ("-c", ROOT / "constraints.txt")
-    call(*pip, *constraints, "-e", ".[dev]")
+    # Without isolation what is compiled once serves the next build: an isolated one has other paths each time.
+    call(*pip, *constraints, *_BUILD)
+    call(*pip, *constraints, "--no-build-isolation", "-e", ".[dev]")
     stamp.write_text(now, encoding="utf-8")
 
 
@@ -85,7 +88,7 @@ def wheel(_words: list[str]) -> None:
     """Build the wheel, install it beside nothing of this repository, and test it there."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [BIN / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        call(*pip, "wheel", "--no-deps", "-w", folder, ".", "-c", ROOT / "constraints.txt")
+        call(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", folder, ".")
         built = next(Path(folder).glob("*.whl"))
         apart = Path(folder) / "site"
         call(*pip, "install", "--no-deps", "--target", apart, built)

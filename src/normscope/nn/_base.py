@@ -103,7 +103,7 @@ class NormLayer(_NormBase):
         if factor is None:
             factor = 0.0 if self.num_batches_tracked is None else 1.0 / float(self.num_batches_tracked)
         if self._last is not None and cpu.can_update(mean, variance) and _single(found):
-            cpu.update(mean, variance, found[0].packed, float(found[0].count), factor)  # type: ignore[arg-type]
+            cpu.update(mean, variance, found[0].packed, float(found[0].count), factor)
             return
         moments = functional.merged(found)
         with torch.no_grad():
@@ -112,4 +112,5 @@ class NormLayer(_NormBase):
 
 
 def _single(found: list[Statistics]) -> bool:
-    return len(found) == 1 and found[0].packed is not None and found[0].mean.shape[0] == 1
+    packed = found[0].packed
+    return len(found) == 1 and packed.shape[1] == 1 and packed.dtype == torch.float64 and packed.is_contiguous()
