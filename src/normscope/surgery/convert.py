@@ -57,9 +57,8 @@ def convert(
 
     Args:
         model: Any network with batch norm.
-        to: 'ghost' (hoffer2017), 'renorm' (ioffe2017; its bounds open with the batches that a layer has tracked, so in a
-            trained network they start where its num_batches_tracked is), 'group', 'frozen' (see `freeze`), or 'batch':
-            torch's own.
+        to: 'ghost' (hoffer2017), 'renorm' (ioffe2017; its bounds open with num_batches_tracked, which is carried over),
+            'group', 'frozen' (see `freeze`), or 'batch': torch's own.
         ghost_size: Examples per ghost batch.
         groups: Channel groups for 'group', at most; where they do not divide the channels, the largest divisor below.
         optimizer: Out of place, its parameters are exchanged for the copy's, its state stays; it then trains the copy.
