@@ -32,7 +32,8 @@ def read_state(path: str) -> dict[str, Tensor]:
                 f"refused to unpickle {path}: it holds more than tensors and could run code;"
                 " save model.state_dict() with torch.save or safetensors instead"
             ) from None
-        raise SpecError(f"cannot read the checkpoint {path}: {(str(error) or repr(error)).splitlines()[0]}") from None
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise SpecError(f"cannot read {path} as a checkpoint of torch or safetensors: {reason}") from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

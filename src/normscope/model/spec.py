@@ -79,11 +79,11 @@ def _module(place: str, what: str) -> Any:
 
 
 def raised(error: Exception, doing: str) -> SpecError:
-    """A SpecError for an exception of the user's own code: one line, then the last frames of its traceback."""
+    """A SpecError for an exception in the user's own code: one line, then the last frames that are the user's."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "normscope" not in Path(frame.filename).parts][-3:] or frames[-1:]
-    tail = "".join(traceback.format_list(own)).rstrip()
-    return SpecError(f"{doing} raised {type(error).__name__}: {error}\n{tail}")
+    own = [frame for frame in frames if not {"normscope", "torch"} & set(Path(frame.filename).parts)][-3:]
+    line = " ".join(str(error).split())
+    return SpecError(f"{doing} raised {type(error).__name__}: {line}\n{''.join(traceback.format_list(own))}".rstrip())
 
 
 def call_factory(path: str, what: str) -> Any:
