@@ -56,12 +56,17 @@ class Offset:
         return statistics[0] + spread * self.mean, (spread * self.ratio).square() - eps
 
     def along(self, other: Offset) -> Offset:
-        """As much of `other`, from none to all of it, as lies in the direction of this one (least squares)."""
-        length = float(other.mean.square().sum() + other.ratio.log().square().sum())
-        if not length:
+        """As much of `other`, from none to all of it, as lies in this one's direction.
+
+        By least squares in each channel that `other` moves further than the mean; the median over these, so that
+        channels that something else has hold of do not decide.
+        """
+        length = other.mean.square() + other.ratio.log().square()
+        if not bool((length > 0).any()):
             return other
-        shared = float((self.mean * other.mean).sum() + (self.ratio.log() * other.ratio.log()).sum())
-        part = min(1.0, max(0.0, shared / length))
+        far = length >= length.mean()
+        shared = self.mean * other.mean + self.ratio.log() * other.ratio.log()
+        part = (shared[far] / length[far]).median().clamp(0, 1)
         return Offset(part * other.mean, other.ratio**part)
 
     @property
@@ -116,11 +121,12 @@ def layers_of(
             )
         mended = (torch.where(broken, start[0], buffers[0]), torch.where(broken, start[1], buffers[1]))
         off = Offset.between(start, mended, layer.eps)
-        impossible = _impossible(population[layer.name], mended)
-        offsets = {}
+        offsets, left = {}, mended
         if doubled is not None and layer.name in doubled:
-            offsets[DOUBLED] = off.only(~impossible).along(doubled[layer.name].only(~impossible))
+            offsets[DOUBLED] = off.along(doubled[layer.name])
             off = Offset.between(offsets[DOUBLED].apply(start, layer.eps), mended, layer.eps)
+            left = off.apply(start, layer.eps)
+        impossible = _impossible(population[layer.name], left)
         offsets |= {STALE: off.only(~impossible), IMPOSSIBLE: off.only(impossible)}
         if training is not None:
             offsets[SHIFT] = Offset.between(here, start, layer.eps)
