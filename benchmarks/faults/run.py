@@ -4,30 +4,33 @@ A third of the faults and two of the five shared architectures are set aside: th
 them (`--part aside`). Prints, by rule, recall, precision and the detection limit; for each safe fix the held-out loss
 before and after; and the findings on healthy networks, trained to the accuracy that is printed.
 
-    python benchmarks/faults/run.py --part tuned
+Cases go to a file one by one and an interrupted run goes on from there; the table is rendered from that file.
+
+    python benchmarks/faults/run.py --part both --keep runs/faults.jsonl --json benchmarks/results/faults.json
+    python benchmarks/faults/run.py --render benchmarks/results/faults.json > docs/faults.md
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
 import time
 import warnings
-from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import catalog
 import networks
+import table
 import torch
 import training
 
 from normscope.check import run as checks
+from normscope.check.evidence import Evidence
 from normscope.check.repair import repair
-from normscope.check.rule import chosen, rules
-
-LEVELS = ("mild", "middling", "severe")
+from normscope.check.rule import chosen
 
 
 def aside(at):
@@ -41,9 +44,9 @@ def cases(part):
         names = [*networks.ASIDE, *networks.TUNED] if fault.networks == "any" else ["own"]
         for name in names:
             away = aside(at) or name in networks.ASIDE
-            if (part == "both") or (part == "aside") == away:
+            if name not in fault.immune and ((part == "both") or (part == "aside") == away):
                 for severity in range(3):
-                    yield fault, name, severity
+                    yield fault, name, severity, away
 
 
 def one(fault, name, severity):
@@ -64,7 +67,28 @@ def one(fault, name, severity):
     fixed = []
     if subject.model is not None and subject.loss is not None and any(f.safe for f in report.findings):
         fixed = [(row.name, row.before, row.after, row.kept) for row in repair(subject, report.findings)[1]]
-    return {"fault": fault.name, "network": name, "severity": severity, "codes": codes, "fixed": fixed}
+    row = {"fault": fault.name, "network": name, "severity": severity, "codes": codes, "fixed": fixed}
+    return row | {"cost": cost(subject)}
+
+
+def cost(subject):
+    """What the statistics cost, in nats on held-out data: loss as deployed over the better of both remedies.
+
+    The remedies are population statistics and the mini-batch's own. None where no loss can be taken, 'not finite'
+    where the deployed network's is not.
+    """
+    if subject.model is None or subject.loss is None or not subject.batches:
+        return None
+    losses = Evidence(subject).losses
+    deployed, *others = (math.fsum(part) / len(part) for part in dataclass_values(losses))
+    if not math.isfinite(deployed):
+        return "not finite"
+    return max(0.0, deployed - min(others))
+
+
+def dataclass_values(record):
+    """The values of a flat dataclass, in order."""
+    return [getattr(record, part.name) for part in dataclasses.fields(record)]
 
 
 class Kept:
@@ -117,88 +141,33 @@ def healthy():
     return rows
 
 
-def summary(rows):
-    """By rule: recall by severity, precision, detection limit."""
-    style = {rule.code for rule in rules() if rule.style}
-    by_name = {fault.name: fault for fault in catalog.FAULTS}
-    hits, false = defaultdict(lambda: [[0, 0] for _ in LEVELS]), defaultdict(int)
-    for row in rows:
-        fault = by_name[row["fault"]]
-        count = hits[fault.code][row["severity"]]
-        count[1] += 1
-        count[0] += fault.code in row["codes"]
-        for code in row["codes"]:
-            if code != fault.code and code not in fault.also and code not in style:
-                false[code] += 1
-    print(f"{'rule':6} {'recall mild':>12} {'middling':>9} {'severe':>7} {'precision':>10}  detection limit")
-    for code in sorted({*hits, *false}):
-        levels = hits.get(code, [[0, 0]] * 3)
-        right = sum(a for a, _ in levels)
-        precision = right / (right + false[code]) if right + false[code] else math.nan
-        limit = next((LEVELS[at] for at in range(3) if all(a == b for a, b in levels[at:])), "above severe")
-        cells = [f"{a}/{b}" for a, b in levels]
-        print(
-            f"{code:6} {cells[0]:>12} {cells[1]:>9} {cells[2]:>7} {precision:>10.2f}  {limit if code in hits else ''}"
-        )
-
-
-def missed(rows):
-    """Every case whose fault was not found, and every finding that has no reason to be there."""
-    by_name = {fault.name: fault for fault in catalog.FAULTS}
-    style = {rule.code for rule in rules() if rule.style}
-    for row in rows:
-        fault = by_name[row["fault"]]
-        label = f"{fault.name} ({fault.source}), {row['network']}, {LEVELS[row['severity']]}"
-        if fault.code not in row["codes"]:
-            print(f"missed: {fault.code} {label}; found {row['codes']}")
-        extra = [c for c in row["codes"] if c != fault.code and c not in fault.also and c not in style]
-        if extra:
-            print(f"extra: {extra} {label}")
-
-
-def repairs(rows):
-    """Held-out loss before and after each fix."""
-    print(f"{'fix':12} {'tried':>6} {'kept':>5} {'loss before':>12} {'after':>8}  median over the cases that were kept")
-    for name in sorted({fix[0] for row in rows for fix in row["fixed"]}):
-        tried = [fix for row in rows for fix in row["fixed"] if fix[0] == name]
-        kept = [fix for fix in tried if fix[3] and fix[2] is not None]
-        before = torch.tensor([math.inf if fix[1] is None else fix[1] for fix in kept])
-        after = torch.tensor([fix[2] for fix in kept])
-        worse = sum(float(b) < float(a) for a, b in zip(after, before, strict=True))
-        median = [float(values.median()) if len(values) else math.nan for values in (before, after)]
-        print(f"{name:12} {len(tried):>6} {len(kept):>5} {median[0]:>12.4f} {median[1]:>8.4f}  made worse: {worse}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("tuned", "aside", "both"), default="tuned")
     parser.add_argument("--only", default="", help="faults whose name or code holds this")
     parser.add_argument("--keep", type=Path, help="keep finished cases here, one a line, and go on from them")
     parser.add_argument("--json", type=Path, help="write every case here")
+    parser.add_argument("--render", type=Path, help="only render the table of a file that --json wrote")
     given = parser.parse_args()
+    if given.render:
+        print(table.render(json.loads(given.render.read_text())))
+        return
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     start = time.perf_counter()
     rows = []
     kept = Kept(given.keep)
-    for fault, name, severity in cases(given.part):
+    for fault, name, severity, away in cases(given.part):
         if given.only and given.only not in fault.name and given.only != fault.code:
             continue
-        rows.append(kept.row(fault, name, severity))
-    print(f"{len({row['fault'] for row in rows})} faults, {len(rows)} cases, {time.perf_counter() - start:.0f} s\n")
-    summary(rows)
-    print()
-    missed(rows)
-    print()
-    repairs(rows)
+        rows.append(kept.row(fault, name, severity) | {"aside": away})
     controls = [] if given.only else healthy()
-    for row in controls:
-        print(
-            f"healthy {row['network']:10} seed {row['seed']}  accuracy {row['accuracy']:.3f}  findings"
-            f" {row['found'] or 'none'}"
-        )
+    print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+    found = {"cases": rows, "healthy": controls}
+    print(table.render(found))
+    print(table.missed(rows), file=sys.stderr)
     if given.json:
-        given.json.write_text(json.dumps({"cases": rows, "healthy": controls}, indent=1))
+        given.json.write_text(json.dumps(found).replace('{"fault"', '\n{"fault"') + "\n")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,14 @@ def accuracy(output, target):
 
 def needs(width):
     return model()
+
+def ragged():
+    x, y = examples()
+    rows = [(x[at, : 6 - at % 2], y[at]) for at in range(64)]
+    return DataLoader(rows, 32)
+
+def wide():
+    return [(torch.randn(8, 9), torch.zeros(8, dtype=torch.int64))]
 """
 
 
@@ -90,7 +98,7 @@ def test_a_checkpoint_is_fixed_and_then_clean(task):
 def test_a_checkpoint_alone(task):
     done = run("check", task / "stale.pt")
     assert done.exit_code == 0
-    assert "a checkpoint with 1 batch-norm layers" in done.output
+    assert "a checkpoint with 1 batch-norm layer\n" in done.output
     state = torch.load(task / "stale.pt")
     state["state_dict"]["module.1.running_var"][3] = torch.nan
     torch.save(state, task / "nan.pt")
@@ -159,12 +167,17 @@ def test_rule_explains():
         (("{task}/task.py:model", "--data", "{task}/task.py:data", "--fix", "{task}/no/x.pt"), "does not exist"),
         (("{task}/task.py:model", "--select", "XX1"), "the code of a rule"),
         (("{task}/task.py:model", "--device", "abacus"), "--device"),
-        (("{task}/stale.pt", "--fix", "{task}/out.pt"), "MODEL beside --checkpoint"),
+        (("{task}/stale.pt", "--fix", "{task}/out.pt"), "MODEL beside --data and --fix"),
+        (("{task}/stale.pt", "--data", "{task}/task.py:data"), "MODEL beside --data and --fix"),
+        (("{task}/text.pt",), "text.pt as a checkpoint of torch"),
+        (("{task}/task.py:model", "--data", "{task}/task.py:ragged"), "the training data, batch by batch, raised"),
+        (("{task}/task.py:model", "--data", "{task}/task.py:wide"), "the network, given input 0 [8, 9], raised"),
     ],
 )
 def test_bad_input_is_one_clear_line(task, arguments, words):
     torch.save(nn.Linear(2, 2).state_dict(), task / "other.pt")
     torch.save(nn.Linear(2, 2), task / "code.pt")
+    (task / "text.pt").write_text("hello")
     done = run("check", *(part.format(task=task) for part in arguments))
     assert isinstance(done.exception, InputError)
     assert words in str(done.exception).splitlines()[0]

@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -6,7 +5,7 @@ import torch
 from torch import nn
 
 from normscope.check import gap as gaps
-from normscope.check.gap import Losses, gap, layers_of, plan, sampled_shapley, shapley
+from normscope.check.gap import Losses, gap, layers_of, plan
 from normscope.errors import InputError
 from normscope.model.find import find
 from normscope.surgery.population import Population
@@ -111,32 +110,6 @@ def test_by_layer_adds_up_and_finds_the_layer(kit, loader):
     losses = Losses(model, layers_of(population.samples, None, layers)[0], loader[:2], LOSS)
     whole = losses.by_layer(frozenset(losses.parts)).mean() - losses.by_layer(frozenset()).mean()
     assert sum(by_layer.values()) == pytest.approx(float(whole), abs=1e-9)
-
-
-def test_shapley_of_a_known_game():
-    weights = {"a": 1.0, "b": 2.0, "c": 4.0}
-
-    def value(subset):
-        return torch.tensor(sum(weights[name] for name in subset) + (3.0 if {"a", "b"} <= subset else 0.0))
-
-    assert {name: float(v) for name, v in shapley(("a", "b", "c"), value).items()} == {"a": 2.5, "b": 3.5, "c": 4.0}
-
-
-def test_sampled_shapley_is_unbiased_and_adds_up():
-    generator = torch.Generator().manual_seed(0)
-    names = ("a", "b", "c", "d")
-    table = {
-        frozenset(subset): float(torch.randn((), generator=generator))
-        for size in range(5)
-        for subset in itertools.combinations(names, size)
-    }
-    exact = shapley(names, lambda subset: torch.tensor(table[subset], dtype=torch.float64))
-    walks = sampled_shapley(names, lambda subset: table[subset], 400)
-    for name in names:
-        values = torch.tensor(walks[name], dtype=torch.float64)
-        error = float(values.std() / len(values) ** 0.5)
-        assert abs(float(values.mean()) - float(exact[name])) < 4 * error
-    assert sum(sum(v) for v in walks.values()) / 200 == pytest.approx(table[frozenset(names)] - table[frozenset()])
 
 
 @pytest.mark.parametrize("limit", [None, 16, 60, 300])

@@ -50,6 +50,18 @@ def test_the_forward_passes_are_said_beforehand(kit, loader, serving):
     assert counted[0] == pytest.approx(report.planned, rel=0.1)
 
 
+def test_causes_that_only_measuring_shows_stay_within_what_was_said(kit, loader):
+    model = kit.healthy()
+    model[5].running_mean[:4] += 1000
+    step = kit.stepping(model, lambda x: model(x) + 0 * model(3 * x + 5))
+    for _ in range(20):
+        step["step"]()
+    for limit in (None, 60, 300):
+        report = check(model, loader, max_forwards=limit, **step)
+        assert len(report.gap.causes) == 4
+        assert 0.9 * report.planned <= report.forwards <= 1.1 * report.planned
+
+
 def test_dropout_and_reused_layers_are_in_the_plan(kit):
     class Reused(nn.Module):
         def __init__(self):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from normscope.errors import InputError
 from normscope.surgery.convert import convert
 
 
-@pytest.mark.parametrize("kind", ["ghost", "batch", "frozen"])
+@pytest.mark.parametrize("kind", ["ghost", "renorm", "batch", "frozen"])
 def test_there_and_back_keeps_every_number(kit, kind):
     model = kit.trained_a_little(kit.sequential(), kit.images(20)[0])
     saved = kit.state(model)
@@ -31,6 +33,28 @@ def test_ghost_layers_have_the_size_and_evaluate_alike(kit):
     assert done[1].ghost_size == 4
     x = kit.images(8)[0]
     assert torch.equal(done.eval()(x), model.eval()(x))
+
+
+def test_renorm_layers_train_towards_the_statistics_that_they_took_over(kit):
+    model = kit.trained_a_little(kit.sequential(), kit.images(20)[0])
+    done = convert(model, "renorm").model
+    assert [type(done[at]) for at in (1, 4, 10)] == [layers.BatchRenorm2d, layers.BatchRenorm2d, layers.BatchRenorm1d]
+    x = kit.images(8)[0]
+    assert torch.equal(done.eval()(x), model.eval()(x))
+    first, plain = done[1].train(), model[1].train()
+    first.ramp = None
+    y = torch.randn(16, first.num_features, 3, 3)
+    tracked = copy.deepcopy(model[1]).eval()
+    assert torch.allclose(first(y), tracked(y), atol=1e-5)
+    assert not torch.allclose(plain(y), tracked(y), atol=1e-3)
+
+
+def test_renorm_needs_tracked_statistics():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    done = convert(model, "renorm")
+    assert [change.name for change in done.changes] == ["0"]
+    assert "tracks no statistics" in done.left_alone[0].reason
+    assert done.left_alone[0].name == "1"
 
 
 def test_group_norm_divides_the_channels_loads_the_checkpoint_and_comes_back(kit):
@@ -58,14 +82,15 @@ def test_in_place_keeps_the_optimizer_going(kit):
     assert not torch.equal(model[1].weight, weight)
 
 
-def test_out_of_place_the_optimizer_moves_to_the_copy_with_its_state(kit):
+@pytest.mark.parametrize("kind", ["ghost", "renorm", "group"])
+def test_out_of_place_the_optimizer_moves_to_the_copy_with_its_state(kit, kind):
     model = kit.sequential()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x, y = kit.images(8)
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
     momentum = optimizer.state[model[1].weight]["momentum_buffer"].clone()
-    done = convert(model, "ghost", optimizer=optimizer)
+    done = convert(model, kind, optimizer=optimizer)
     assert torch.equal(optimizer.state[done.model[1].weight]["momentum_buffer"], momentum)
     saved = kit.state(model)
     optimizer.zero_grad()

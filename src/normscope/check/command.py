@@ -56,6 +56,8 @@ def check(
     network = load.model_of(model, checkpoint, device)
     if data is None and any((serving_data, loss, metric)):
         raise InputError("expected --data beside --serving-data, --loss and --metric")
+    if isinstance(network, dict) and (data is not None or fix is not None):
+        raise InputError("expected MODEL beside --data and --fix: a checkpoint alone cannot be evaluated")
     train, held_out = (None, None) if data is None else load.data_of(data, "--data")
     subject = run.gathered(
         network,

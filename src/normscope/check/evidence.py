@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from normscope.check import gap as gaps
+from normscope.check.doubled import blends
+from normscope.check.offsets import layers_of
 from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
@@ -78,10 +80,14 @@ class Subject:
 
 @dataclass
 class Evidence:
-    """Lazily measured facts about a `Subject`; `forwards` counts the passes that they took."""
+    """Lazily measured facts about a `Subject`; `forwards` counts the passes that they took.
+
+    `gap_planned` are the passes that the gap's split was said to take: causes that only measuring shows share these.
+    """
 
     subject: Subject
     forwards: int = 0
+    gap_planned: int | None = None
     steps_wanted: int = 3
 
     @property
@@ -256,9 +262,13 @@ class Evidence:
         serving = [raw for raw in self.subject.serving if _labelled(raw)]
         batches = serving or list(self.subject.batches)
         here = self._collect(serving, biased) if serving else self.population
-        measured, notes = gaps.layers_of(here, self.population if serving else None, self.layers)
+        doubled = blends(self.steps, self.layers, self.population) if self.subject.step is not None else None
+        measured, notes = layers_of(here, self.population if serving else None, self.layers, doubled)
         losses = gaps.Losses(self.model, measured, batches, self.subject.loss, self.subject.forward)
-        made = gaps.plan(len(losses.causes), len(losses.parts), len(batches), self.subject.gap_forwards)
+        causes, parts = len(losses.causes), len(losses.parts)
+        made = gaps.plan(causes, parts, len(batches), self.subject.gap_forwards)
+        if self.gap_planned is not None and made.forwards > self.gap_planned:
+            made = gaps.plan(causes, parts, len(batches), max(self.gap_planned, 2**causes))
         found = gaps.split(losses, batches, made, notes)
         self.forwards += losses.forwards
         return found

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from normscope.errors import InputError, SpecError
 from normscope.model import spec as specs
+from normscope.model.checkpoint import load_checkpoint, read_state
 from normscope.records import write_atomic
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def model_of(path: str | None, checkpoint: str | None, device: str) -> nn.Module
             raise InputError(
                 "expected a network ('pkg.module:make_model' or 'file.py:make_model') or --checkpoint, came neither"
             )
-        return specs.read_state(checkpoint)
+        return read_state(checkpoint)
     where = specs.device_of(device)
     torch.manual_seed(0)
     model = specs.call_factory(path, "MODEL")
     if not isinstance(model, nn.Module):
         raise SpecError(f"expected MODEL {path} to return a torch.nn.Module, came {type(model).__name__}")
     if checkpoint is not None:
-        specs.load_checkpoint(model, checkpoint)
+        load_checkpoint(model, checkpoint)
     return model.to(where)
 
 

@@ -52,6 +52,7 @@ def _gap(evidence: Evidence, passes: int) -> int:
     causes = 2 + bool(serving) + bool(evidence.dropouts)
     parts = len(evidence.layers) + bool(evidence.dropouts)
     made = gaps.plan(causes, parts, len(serving or subject.batches), subject.gap_forwards)
+    evidence.gap_planned = made.forwards
     return made.forwards + (passes * _pools(evidence, serving) if serving else 0)
 
 

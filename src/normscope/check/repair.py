@@ -85,7 +85,7 @@ def _try(
     result = compare(before, after)
     old, new = (value if math.isfinite(value) else None for value in (result.before, result.after))
     if subject.metric is not None:
-        scores = [math.fsum(_scores(one, subject, subject.metric)) / len(before) for one in (model, changed)]
+        scores = [math.fsum(_scores(one, subject, subject.metric, "metric")) / len(before) for one in (model, changed)]
         note = f"{note}; metric {scores[0]:.4g} -> {scores[1]:.4g}"
     worse = not math.isfinite(result.after) or (
         math.isfinite(result.before) and result.after > result.before + _slack(before)
@@ -105,9 +105,9 @@ def _slack(before: list[float]) -> float:
 def losses(model: nn.Module, subject: Subject) -> list[float]:
     """Loss of every held-out batch in eval mode."""
     assert subject.loss is not None
-    return _scores(model, subject, subject.loss)
+    return _scores(model, subject, subject.loss, "loss")
 
 
-def _scores(model: nn.Module, subject: Subject, loss: Score) -> list[float]:
+def _scores(model: nn.Module, subject: Subject, loss: Score, name: str) -> list[float]:
     with torch.no_grad(), mode(model, training=False), preserved_buffers(model):
-        return [score(model, raw, loss, subject.forward) for raw in subject.held_out]
+        return [score(model, raw, loss, subject.forward, name) for raw in subject.held_out]

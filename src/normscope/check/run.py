@@ -17,15 +17,15 @@ from normscope.check.plan import forwards_of
 from normscope.check.repair import repair
 from normscope.check.rule import HOW, chosen
 from normscope.check.state import of_checkpoint, of_model
-from normscope.errors import InputError
+from normscope.errors import InputError, NormscopeError
 from normscope.model.batch import Batch
 from normscope.model.preserve import preserved
-from normscope.model.spec import default_loss
+from normscope.model.spec import default_loss, raised
 from normscope.records import CheckReport
 from normscope.surgery.population import as_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor
     from torch.optim import Optimizer
@@ -147,7 +147,7 @@ def gathered(
 def _read(loader: Iterable[Any], forward: Forward | None, name: str) -> tuple[Any, ...]:
     batches: list[Any] = []
     total = 0
-    for raw in loader:
+    for raw in _items(loader, name):
         batches.append(raw if forward is not None else as_batch(raw))
         total += 0 if forward is not None else len(batches[-1])
         if len(batches) >= BATCHES and (total >= EXAMPLES or (forward is not None and len(batches) >= 4 * BATCHES)):
@@ -161,6 +161,16 @@ def _read(loader: Iterable[Any], forward: Forward | None, name: str) -> tuple[An
                     f"expected finite numbers, {key} of batch {at} of {name} has NaN or inf; clean the data"
                 )
     return tuple(batches)
+
+
+def _items(loader: Iterable[Any], name: str) -> Iterator[Any]:
+    """What `loader` yields, its own exceptions told as the user's."""
+    try:
+        yield from loader
+    except NormscopeError:
+        raise
+    except Exception as error:
+        raise raised(error, f"{name}, batch by batch,") from error
 
 
 def _sizes(loader: Any, batches: tuple[Any, ...], forward: Forward | None) -> tuple[int, ...]:
@@ -235,7 +245,7 @@ def _notes(subject: Subject) -> tuple[str, ...]:
 
 def describe(subject: Subject) -> str:
     """The subject in words."""
-    layers = f"{len(subject.norms)} batch-norm layers"
+    layers = f"{len(subject.norms)} batch-norm layer{'s' * (len(subject.norms) != 1)}"
     if subject.model is None:
         return f"a checkpoint with {layers}"
     parameters = sum(value.numel() for value in subject.model.parameters())

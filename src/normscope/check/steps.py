@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
@@ -70,6 +71,27 @@ def per_layer(steps: tuple[Step, ...]) -> dict[str, tuple[list[Pass], int]]:
         )
         for name in names
     }
+
+
+def extra(passes: list[Pass], steps: int) -> tuple[list[Pass], int]:
+    """Of a layer's passes those that update its statistics, and how many of them repeat an earlier input of their step.
+
+    Empty where there is one update per optimizer step, or where a backward lies between them: gradient accumulation.
+    """
+    moved = [one for one in passes if one.moved]
+    again = repeated(moved)
+    apart = len({(one.step, one.backwards) for one in moved}) == len(moved)
+    return ([], 0) if len(moved) <= steps or (apart and not again) else (moved, again)
+
+
+def repeated(passes: list[Pass]) -> int:
+    """Passes whose input has exactly the moments of an earlier one in the same call of the step."""
+    return sum(any(_same(one, other) for other in passes[:at]) for at, one in enumerate(passes))
+
+
+def _same(one: Pass, other: Pass) -> bool:
+    a, b = one.moments, other.moments
+    return one.step == other.step and torch.equal(a.mean, b.mean) and torch.equal(a.m2, b.m2)
 
 
 def watch_steps(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from normscope.errors import SpecError
 from normscope.model.batch import Batch, Examples
+from normscope.model.checkpoint import load_checkpoint
 from normscope.model.given import Spec
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -78,11 +79,11 @@ def _module(place: str, what: str) -> Any:
 
 
 def raised(error: Exception, doing: str) -> SpecError:
-    """A SpecError for an exception of the user's own code: one line, then the last frames of its traceback."""
+    """A SpecError for an exception in the user's own code: one line, then the last frames that are the user's."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "normscope" not in Path(frame.filename).parts][-3:] or frames[-1:]
-    tail = "".join(traceback.format_list(own)).rstrip()
-    return SpecError(f"{doing} raised {type(error).__name__}: {error}\n{tail}")
+    own = [frame for frame in frames if not {"normscope", "torch"} & set(Path(frame.filename).parts)][-3:]
+    line = " ".join(str(error).split())
+    return SpecError(f"{doing} raised {type(error).__name__}: {line}\n{''.join(traceback.format_list(own))}".rstrip())
 
 
 def call_factory(path: str, what: str) -> Any:
@@ -123,67 +124,6 @@ def load_model(spec: Spec, seed: int = 0) -> nn.Module:
     if spec.checkpoint is not None:
         load_checkpoint(model, spec.checkpoint)
     return model
-
-
-def load_checkpoint(model: nn.Module, path: str) -> None:
-    """Load weights into `model`; wrapped names ('module.', '_orig_mod.') and a 'state_dict' entry are understood.
-
-    Raises:
-        SpecError: Unreadable, would run code, or keys that do not fit.
-    """
-    state = read_state(path)
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or extra or wrong:
-        parts = [
-            f"{len(keys)} {word} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-            for word, keys in (
-                ("missing", missing),
-                ("not in the model", extra),
-                ("of another shape", sorted(wrong)),
-            )
-            if keys
-        ]
-        raise SpecError(f"expected --checkpoint {path} to fit the model, its keys do not: {'; '.join(parts)}")
-    model.load_state_dict(state)
-
-
-def read_state(path: str) -> dict[str, Tensor]:
-    """The state_dict in a .safetensors file or a torch file, nothing unpickled but tensors.
-
-    Raises:
-        SpecError: Missing, unreadable, holds no tensors, or would run code when unpickled.
-    """
-    if not Path(path).is_file():
-        raise SpecError(f"expected a checkpoint at {path}, no such file")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise SpecError(
-                f"refused to unpickle {path}: it holds more than tensors and could run code;"
-                " save model.state_dict() with torch.save or safetensors instead"
-            ) from None
-        raise SpecError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
-    if not tensors:
-        raise SpecError(f"expected a state_dict of tensors in {path}, found none")
-    return {_unwrapped(str(key)): value for key, value in tensors.items()}
-
-
-def _unwrapped(key: str) -> str:
-    for prefix in ("module.", "_orig_mod.", "module."):
-        key = key.removeprefix(prefix)
-    return key
 
 
 def load_data(spec: Spec) -> tuple[Examples, Examples | None]:

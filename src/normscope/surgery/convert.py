@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.optim import Optimizer
 
-Kind = Literal["batch", "ghost", "group", "frozen"]
-_KINDS = ("batch", "ghost", "group", "frozen")
+Kind = Literal["batch", "ghost", "renorm", "group", "frozen"]
+_KINDS = ("batch", "ghost", "renorm", "group", "frozen")
 
 
 class Converted(nn.GroupNorm):
@@ -57,7 +57,8 @@ def convert(
 
     Args:
         model: Any network with batch norm.
-        to: 'ghost' (hoffer2017), 'group', 'frozen' (see `freeze`), or 'batch': torch's own.
+        to: 'ghost' (hoffer2017), 'renorm' (ioffe2017; its bounds open with num_batches_tracked, which is carried over),
+            'group', 'frozen' (see `freeze`), or 'batch': torch's own.
         ghost_size: Examples per ghost batch.
         groups: Channel groups for 'group', at most; where they do not divide the channels, the largest divisor below.
         optimizer: Out of place, its parameters are exchanged for the copy's, its state stays; it then trains the copy.
@@ -78,6 +79,8 @@ def convert(
         dims = _dims(module)
         if dims is None:
             alone.append(Unsupported(name, f"{type(module).__name__} does not tell how many dimensions it takes"))
+        elif to == "renorm" and not getattr(module, "track_running_stats", True):
+            alone.append(Unsupported(name, "it tracks no statistics, towards which batch renormalization corrects"))
         elif module not in new:
             new[module] = _replacement(
                 make, module, dims, training=target.training if isinstance(module, Frozen) else module.training
@@ -121,6 +124,8 @@ def _maker(to: Kind, ghost_size: int, groups: int) -> Callable[[Any, int], nn.Mo
             return Converted(max(g for g in range(1, groups + 1) if channels % g == 0), fake, dims)
         if to == "batch":
             return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1](**options(old))
+        if to == "renorm":
+            return getattr(layers, f"BatchRenorm{dims}d")(**options(old))  # type: ignore[no-any-return]
         return getattr(layers, f"GhostBatchNorm{dims}d")(**options(old), ghost_size=ghost_size)  # type: ignore[no-any-return]
 
     return make

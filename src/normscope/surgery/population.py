@@ -138,22 +138,22 @@ def run(model: nn.Module, raw: Any, forward: Forward | None) -> Any:
         raise raised(error, f"the network, given {shapes},") from error
 
 
-def score(model: nn.Module, raw: Any, loss: Score, forward: Forward | None) -> float:
-    """`loss` of one batch, the network in the mode that it is in.
+def score(model: nn.Module, raw: Any, loss: Score, forward: Forward | None, name: str = "loss") -> float:
+    """`loss`, or what else `name` says it is, of one batch, the network in the mode that it is in.
 
     Raises:
         InputError: The batch has no target, or the loss does not take the output with it.
     """
     target = as_batch(raw).target
     if target is None:
-        raise InputError("expected batches of (input, target) to take a loss on, came inputs without targets")
+        raise InputError(f"expected batches of (input, target) to take a {name} on, came inputs without targets")
     output = output_of(run(model, raw, forward))
     try:
         return float(loss(output, target.to(output.device)))
     except Exception as error:
         raise InputError(
-            f"the loss does not take an output of shape {list(output.shape)} with targets of shape"
-            f" {list(target.shape)} and type {target.dtype}: {str(error).splitlines()[0]}; give --loss"
+            f"the {name} does not take an output of shape {list(output.shape)} with targets of shape"
+            f" {list(target.shape)} and type {target.dtype}: {str(error).splitlines()[0]}; give --{name}"
         ) from error
 
 

@@ -4,51 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from normscope.check.rule import Rule
-from normscope.check.steps import per_layer
+from normscope.check.steps import extra, per_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from normscope.check.evidence import Evidence
-    from normscope.check.steps import Pass
     from normscope.records import Finding
 
 
 def look(evidence: Evidence) -> Iterator[Finding]:
     """Updates per optimizer step, told apart from gradient accumulation by what lies between the forwards."""
     for name, (passes, steps) in per_layer(evidence.steps).items():
-        moved = [one for one in passes if one.moved]
-        if len(moved) <= steps:
+        moved, again = extra(passes, steps)
+        if not moved:
             continue
-        again = repeated(moved)
-        if again:
-            how = (
-                "the same input comes again: activation checkpointing recomputes the forward"
-                " (torch.utils.checkpoint), or the batch is run twice"
-            )
-        elif len({(one.step, one.backwards) for one in moved}) < len(moved):
-            how = "several forwards with different inputs come before one backward"
-        else:
-            continue
+        how = (
+            "the same input comes again: activation checkpointing recomputes the forward (torch.utils.checkpoint), or"
+            " the batch is run twice"
+            if again
+            else "several forwards with different inputs come before one backward"
+        )
         yield RULE.found(
             name,
             f"{len(moved) / steps:.3g} updates of the running statistics per optimizer step: {how}",
             updates_per_step=len(moved) / steps,
             repeated_inputs=again,
         )
-
-
-def repeated(passes: list[Pass]) -> int:
-    """Passes whose input has exactly the moments of an earlier one in the same call of the step."""
-    return sum(any(_same(one, other) for other in passes[:at]) for at, one in enumerate(passes))
-
-
-def _same(one: Pass, other: Pass) -> bool:
-    a, b = one.moments, other.moments
-    return one.step == other.step and torch.equal(a.mean, b.mean) and torch.equal(a.m2, b.m2)
 
 
 RULE = Rule(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from normscope.check.rule import Rule
-from normscope.check.rules.bn011_twice import repeated
-from normscope.check.steps import per_layer
+from normscope.check.steps import per_layer, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

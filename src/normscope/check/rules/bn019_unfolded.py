@@ -66,8 +66,9 @@ def _in_script(model: torch.jit.ScriptModule) -> list[str]:
     found = []
     graph: Any = model.inlined_graph  # nodes live as long as it does
     for node in graph.findAllNodes("aten::batch_norm", recurse=True):
-        before = next(iter(node.inputs())).node()
-        if any(word in before.kind() for word in _LINEAR) and not model.training:
+        value = next(iter(node.inputs()))
+        alone = len(value.uses()) == 1
+        if alone and any(word in value.node().kind() for word in _LINEAR) and not model.training:
             found.append(node.output().debugName())
     return found
 
