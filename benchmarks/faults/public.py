@@ -3,8 +3,8 @@
 Architectures with batch norm from transformers' configurations, small and with random weights, looked at as they are
 made, and after a few epochs on the embedded digits as 32 x 32 colour images, the rate falling to 0. Three of them are
 made with momentum by TensorFlow's convention (.9997, .997, .99), which is to be found (BN012) and is set to .1 before
-they are trained. Convolutions start as in He et al., since a deviation of .02 for all of them leaves narrow networks
-with variances below eps, which check reports, rightly, and which do not train.
+they are trained. Convolutions start as in He et al. and gammas at 1: from a deviation of .02, gammas of EfficientNet
+included, networks this narrow have variances below eps, which check reports, rightly, and do not train.
 
     python benchmarks/faults/public.py [--only levit] [--epochs 3]
 """
@@ -40,12 +40,12 @@ NETWORKS = {
         set(),
     ),
     "mobilenet_v1": (
-        lambda: tf.MobileNetV1Config(image_size=32, depth_multiplier=0.25),
+        lambda: tf.MobileNetV1Config(image_size=32, depth_multiplier=0.25, classifier_dropout_prob=0.0),
         "MobileNetV1ForImageClassification",
         KERAS,
     ),
     "mobilenet_v2": (
-        lambda: tf.MobileNetV2Config(image_size=32, depth_multiplier=0.35),
+        lambda: tf.MobileNetV2Config(image_size=32, depth_multiplier=0.35, classifier_dropout_prob=0.0),
         "MobileNetV2ForImageClassification",
         KERAS,
     ),
@@ -142,6 +142,8 @@ def network(name, seed=0):
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out" if module.groups == 1 else "fan_in")
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(module.weight)
     return network
 
 
