@@ -41,7 +41,8 @@ class Distance:
     def beyond_a_batch(self) -> bool:
         """Whether the statistics are a worse estimate than one mini-batch's, allowing for the population's own error.
 
-        And for float32's rounding, below which nothing is stored. A healthy running average of momentum m errs by sqrt(m / (2 - m)) of a mini-batch's error, .23 at m = .1.
+        And for float32's rounding, below which nothing is stored. A healthy running average of momentum m errs by
+        sqrt(m / (2 - m)) of a mini-batch's error, .23 at m = .1.
         """
         return any(
             math.isfinite(off) and off**2 > one**2 + 4 * error**2 + _ROUNDING**2

@@ -55,7 +55,7 @@ def averaged(model: object) -> bool:
 
 
 def _trained(norm: NormState) -> bool:
-    """Gamma and beta that differ between channels were trained; some start from a random gamma, none from such a beta."""
+    """Gamma and beta that differ between channels were trained; some start from a random gamma, none from a beta."""
     values = [value for value in (norm.weight, norm.bias) if value is not None]
     return bool(values) and all(bool((value != value[0]).any()) for value in values)
 
