@@ -27,6 +27,8 @@ from normscope.model.batch import Batch, output_of
 from normscope.model.find import find
 
 KERAS = {"BN012"}
+# At 32 its last layers have one position, and the depthwise kernels one weight that sees any of it.
+SIZES = {"MobileNetV1ForImageClassification": 64}
 # Name: (configuration, model, what is wrong with it as it is made).
 NETWORKS = {
     "resnet": (
@@ -40,12 +42,14 @@ NETWORKS = {
         set(),
     ),
     "mobilenet_v1": (
-        lambda: tf.MobileNetV1Config(image_size=32, depth_multiplier=0.25, classifier_dropout_prob=0.0),
+        lambda: tf.MobileNetV1Config(image_size=64, depth_multiplier=0.25, classifier_dropout_prob=0.0),
         "MobileNetV1ForImageClassification",
         KERAS,
     ),
     "mobilenet_v2": (
-        lambda: tf.MobileNetV2Config(image_size=32, depth_multiplier=0.35, classifier_dropout_prob=0.0),
+        lambda: tf.MobileNetV2Config(
+            image_size=32, output_stride=16, depth_multiplier=0.35, classifier_dropout_prob=0.0
+        ),
         "MobileNetV2ForImageClassification",
         KERAS,
     ),
@@ -171,8 +175,7 @@ def train(model, data, epochs, rate=2e-3):
     return optimizer, step
 
 
-def accuracy(model):
-    x, y = images(2)
+def accuracy(model, x, y):
     with torch.no_grad():
         return float((output_of(model.eval()(pixel_values=x)).argmax(1) == y).double().mean())
 
@@ -187,12 +190,13 @@ def look(model, epochs):
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.1
-    x, y = images()
+    size = SIZES.get(type(model).__name__, 32)
+    (x, y), held_out = images(0, size), images(2, size)
     optimizer, step = train(model, (x, y), epochs)
-    return accuracy(model), check(
+    return accuracy(model, *held_out), check(
         model,
         batches(x[:640], y[:640]),
-        held_out=batches(*images(2), size=64),
+        held_out=batches(*held_out, size=64),
         serving=batches(x[640:], y[640:]),
         optimizer=optimizer,
         step=lambda: step(model.train(), x[:32], y[:32], optimizer),
