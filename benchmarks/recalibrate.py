@@ -47,13 +47,13 @@ what the sample before it was off by. *Seconds*: median, one thread.
 FOOT = """
 update_bn and fvcore pass one mini-batch at a time, so every layer behind the first is measured on inputs that a
 mini-batch's own noise normalized: an error that more images do not mend. recalibrate measures every layer behind
-statistics of pools of up to 1,024 images. On the same images its error was the smaller on {smaller} of {rows} rows and at
-worst {worst:.2f} times fvcore's.
+statistics of pools of up to 1,024 images. On the same images its error was the smaller on {smaller} of {rows} rows and
+at worst {worst:.2f} times fvcore's.
 
-fvcore's error was reached with a tenth of its images on {tenth} of {rows} rows only, and that cannot be otherwise: where
-its error is that of sampling, as with batches of 32, a tenth of the images has one that is sqrt(10) times as large or
-more (here {growth:.1f} times, in the median), whatever is done with them. A tenth is enough where fvcore's error is the
-noise of small batches upstream.
+fvcore's error was reached with a tenth of its images on {tenth} of {rows} rows only, and that cannot be otherwise:
+where its error is that of sampling, as with batches of 32, a tenth of the images has one that is sqrt(10) times as
+large or more (here {growth:.1f} times, in the median), whatever is done with them. A tenth is enough where fvcore's
+error is the noise of small batches upstream.
 
 Made by
 
