@@ -1,4 +1,4 @@
-"""The fault benchmark in small: three faults of the catalogue at their worst, and a healthy control."""
+"""The fault benchmark in small: three faults at their worst, a healthy control, public architectures."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from normscope.check.run import check
+from normscope.surgery.recalibrate import recalibrate
 
 FAULTS = Path(__file__).parents[1] / "benchmarks" / "faults"
 
@@ -20,7 +21,7 @@ def bench():
         yield run
     finally:
         sys.path.remove(str(FAULTS))
-        for name in ("run", "table", "catalog", "networks", "training"):
+        for name in ("run", "table", "catalog", "networks", "training", "public"):
             sys.modules.pop(name, None)
 
 
@@ -56,6 +57,21 @@ def test_the_healthy_control_is_clean(bench):
         max_forwards=64,
     )
     assert report.findings == ()
+
+
+@pytest.mark.usefixtures("bench")
+def test_public_architectures_with_statistics_of_their_own_are_clean():
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.set_verbosity_error()
+    import public
+
+    batches = public.batches(*(part[:128] for part in public.images()), size=16)
+    for name in ("resnet bottleneck", "levit"):
+        model = recalibrate(public.network(name), batches, tolerance=1e-9).model
+        report = check(model, batches, max_forwards=8)
+        assert public.codes(report) <= {"BN003"}, report.findings
+        assert report.forwards == report.planned
+    assert public.codes(check(public.network("mobilenet_v2"))) == {"BN012"}
 
 
 def test_every_fault_has_a_report_of_its_own(bench):

@@ -118,7 +118,7 @@ def _(name, severity):
     return case(averaged)
 
 
-@fault("validation in train mode on other data", "BCV-Uniandes/DMS#30", "BN001", STALE)
+@fault("validation in train mode on other data", "princeton-vl/pytorch_stacked_hourglass#44", "BN001", STALE)
 def _(name, severity):
     model = healthy(name)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def _(name, severity):
     return case(train(model, 4))
 
 
-@fault("momentum 0", "pytorch/pytorch#15298", "BN012", STALE)
+@fault("momentum 0", "svishwa/crowdcount-mcnn#64", "BN012", STALE)
 def _(name, severity):
     model = fresh(name) if severity == 2 else train(fresh(name), (2, 1)[severity])
     for norm in norms(model):
@@ -156,7 +156,7 @@ def _(name, severity):
     return case(train(model, 4))
 
 
-@fault("cumulative average over the whole training", "pytorch/pytorch#6445", "BN012", STALE)
+@fault("cumulative average over the whole training", "automan000/Camera-based-Person-ReID#3", "BN012", STALE)
 def _(name, severity):
     model = fresh(name)
     for norm in norms(model):
@@ -313,7 +313,7 @@ def _(name, severity):
     return case(model)
 
 
-@fault("an overflowing batch under mixed precision", "pytorch/pytorch#88474", "BN008", STALE)
+@fault("an overflowing batch under mixed precision", "pytorch/pytorch#96798", "BN008", STALE)
 def _(name, severity):
     model = healthy(name).train()
     x = digits()[0][:32].clone()

@@ -1,8 +1,10 @@
-"""Claim: in public architectures, trained properly, check finds nothing but what is wrong with them.
+"""Claim: in public architectures, trained properly, check finds nothing.
 
-Architectures with batch norm from transformers' configurations, small and with random weights; the embedded digits
-as 32 x 32 colour images; a few epochs with the rate falling to 0. Some bring a fault along, which is to be found:
-momentum by TensorFlow's convention (BN012) in MobileNetV1, MobileNetV2 and EfficientNet.
+Architectures with batch norm from transformers' configurations, small and with random weights, looked at as they are
+made, and after a few epochs on the embedded digits as 32 x 32 colour images, the rate falling to 0. Three of them are
+made with momentum by TensorFlow's convention (.9997, .997, .99), which is to be found (BN012) and is set to .1 before
+they are trained. Convolutions start as in He et al. and gammas at 1: from a deviation of .02, gammas of EfficientNet
+included, networks this narrow have variances below eps, which check reports, rightly, and do not train.
 
     python benchmarks/faults/public.py [--only levit] [--epochs 3]
 """
@@ -22,10 +24,12 @@ from torch import nn
 
 from normscope.check.run import check
 from normscope.model.batch import Batch, output_of
+from normscope.model.find import find
 
-# Momentum as TensorFlow counts it, and what that brings along: statistics of the last batch alone.
-KERAS = {"BN012", "BN001", "BN003"}
-# Name: (configuration, model, what is wrong with it).
+KERAS = {"BN012"}
+# At 32 its last layers have one position, and the depthwise kernels one weight that sees any of it.
+SIZES = {"MobileNetV1ForImageClassification": 64}
+# Name: (configuration, model, what is wrong with it as it is made).
 NETWORKS = {
     "resnet": (
         lambda: tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic"),
@@ -38,12 +42,14 @@ NETWORKS = {
         set(),
     ),
     "mobilenet_v1": (
-        lambda: tf.MobileNetV1Config(image_size=32, depth_multiplier=0.25, initializer_range=0.2),
+        lambda: tf.MobileNetV1Config(image_size=64, depth_multiplier=0.25, classifier_dropout_prob=0.0),
         "MobileNetV1ForImageClassification",
         KERAS,
     ),
     "mobilenet_v2": (
-        lambda: tf.MobileNetV2Config(image_size=32, depth_multiplier=0.35, initializer_range=0.2),
+        lambda: tf.MobileNetV2Config(
+            image_size=32, output_stride=16, depth_multiplier=0.35, classifier_dropout_prob=0.0
+        ),
         "MobileNetV2ForImageClassification",
         KERAS,
     ),
@@ -81,7 +87,7 @@ NETWORKS = {
         lambda: tf.CvtConfig(
             embed_dim=[16, 32, 64],
             num_heads=[1, 2, 4],
-            depth=[1, 1, 1],
+            depth=[1, 2, 3],
             drop_rate=[0.0] * 3,
             attention_drop_rate=[0.0] * 3,
             drop_path_rate=[0.0] * 3,
@@ -101,7 +107,7 @@ NETWORKS = {
         set(),
     ),
     "mobilevitv2": (
-        lambda: tf.MobileViTV2Config(image_size=32, width_multiplier=0.25),
+        lambda: tf.MobileViTV2Config(image_size=32, width_multiplier=0.25, output_stride=16),
         "MobileViTV2ForImageClassification",
         set(),
     ),
@@ -110,17 +116,6 @@ NETWORKS = {
             image_size=32, depths=[1, 1, 1, 1], embed_dims=[16, 24, 32, 48], drop_path_rate=0.0
         ),
         "SwiftFormerForImageClassification",
-        set(),
-    ),
-    "textnet": (
-        lambda: tf.TextNetConfig(
-            image_size=[32, 32],
-            stem_out_channels=16,
-            hidden_sizes=[16, 24, 32, 40],
-            conv_layer_kernel_sizes=[[[3, 3]], [[3, 3]], [[3, 1]], [[3, 3]]],
-            conv_layer_strides=[[1], [2], [2], [2]],
-        ),
-        "TextNetForImageClassification",
         set(),
     ),
     "hgnet_v2": (
@@ -147,7 +142,13 @@ def network(name, seed=0):
     made = config()
     made.num_labels = 10
     torch.manual_seed(seed)
-    return getattr(tf, model)(made)
+    network = getattr(tf, model)(made)
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out" if module.groups == 1 else "fan_in")
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(module.weight)
+    return network
 
 
 def images(at=0, size=32):
@@ -174,22 +175,28 @@ def train(model, data, epochs, rate=2e-3):
     return optimizer, step
 
 
-def accuracy(model):
-    x, y = images(2)
+def accuracy(model, x, y):
     with torch.no_grad():
         return float((output_of(model.eval()(pixel_values=x)).argmax(1) == y).double().mean())
 
 
-def look(name, epochs):
-    """Train one network and check it with everything that a rule could ask for."""
-    model = network(name)
-    x, y = images()
+def codes(report):
+    """The codes of what was found, style apart."""
+    return {finding.code for finding in report.findings if not finding.style}
+
+
+def look(model, epochs):
+    """Train a network and check it with everything that a rule could ask for: accuracy and report."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.1
+    size = SIZES.get(type(model).__name__, 32)
+    (x, y), held_out = images(0, size), images(2, size)
     optimizer, step = train(model, (x, y), epochs)
-    held = batches(*images(2), size=64)
-    return accuracy(model), check(
+    return accuracy(model, *held_out), check(
         model,
         batches(x[:640], y[:640]),
-        held_out=held,
+        held_out=batches(*held_out, size=64),
         serving=batches(x[640:], y[640:]),
         optimizer=optimizer,
         step=lambda: step(model.train(), x[:32], y[:32], optimizer),
@@ -205,24 +212,25 @@ def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     tf.logging.set_verbosity_error()
-    print("| network | layers | accuracy | right findings | false findings | style | passes said, made | seconds |")
+    print(
+        "| network | layers | found as made | expected | accuracy | found when trained | passes said, made | seconds |"
+    )
     print("|---|---|---|---|---|---|---|---|")
-    for name in NETWORKS:
+    for name, (_, _, expected) in NETWORKS.items():
         if given.only not in name:
             continue
         start = time.perf_counter()
-        score, report = look(name, given.epochs)
-        right = [f for f in report.findings if f.code in NETWORKS[name][2]]
-        false = [f for f in report.findings if f not in right and not f.style]
-        style = sum(f.style for f in report.findings)
-        shown = "; ".join(sorted({f.code for f in false})) or "none"
-        count = f"{len(right)} ({', '.join(sorted({f.code for f in right}))})" if right else ""
+        model = network(name)
+        made = check(model)
+        score, report = look(model, given.epochs)
+        found, wrong = (", ".join(sorted(part)) or "none" for part in (codes(made), expected))
         print(
-            f"| {name} | {report.subject.split(' and ')[1].split(' ')[0]} | {score:.3f} | {count} | {shown} | {style} |"
-            f" {report.planned}, {report.forwards} | {time.perf_counter() - start:.0f} |",
+            f"| {name} | {len(find(model).layers)} | {found} | {wrong} | {score:.3f} |"
+            f" {', '.join(sorted(codes(report))) or 'none'} | {report.planned}, {report.forwards} |"
+            f" {time.perf_counter() - start:.0f} |",
             flush=True,
         )
-        for f in false:
+        for f in report.findings:
             print(f"    {f.code} {f.layer}: {f.message}", file=sys.stderr, flush=True)
 
 

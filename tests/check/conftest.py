@@ -1,5 +1,6 @@
 """A small healthy network and its data, and a short way to run one rule."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +75,33 @@ def stepping(model, forward=None, every=1):
     return {"optimizer": optimizer, "step": step}
 
 
+@contextmanager
+def every_forward(counted):
+    """Counts into `counted[0]` the forwards of every Sequential, copies included."""
+    forward = nn.Sequential.forward
+
+    def counting(self, x):
+        counted[0] += 1
+        return forward(self, x)
+
+    nn.Sequential.forward = counting
+    try:
+        yield
+    finally:
+        nn.Sequential.forward = forward
+
+
 @pytest.fixture
 def kit():
     return SimpleNamespace(
-        data=data, batches=batches, network=network, healthy=healthy, found=found, stepping=stepping, check=check
+        data=data,
+        batches=batches,
+        network=network,
+        healthy=healthy,
+        found=found,
+        stepping=stepping,
+        check=check,
+        every_forward=every_forward,
     )
 
 

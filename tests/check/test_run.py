@@ -98,6 +98,25 @@ def test_a_fix_is_kept_when_the_held_out_loss_falls(kit):
     assert float(model[1].running_var[0]) == pytest.approx(30 * float(done.model[1].running_var[0]), rel=0.1)
 
 
+def test_the_forward_passes_of_a_fix_are_said_beforehand(kit, loader):
+    model, said, counted = kit.healthy(), [], [0]
+    model[1].running_var.mul_(30)
+    rules_ = tuple(chosen())
+    subject = gathered(model, loader[:14], held_out=loader[14:], max_forwards=100)
+    report = check(model, loader[:14], held_out=loader[14:], max_forwards=100)
+    with kit.every_forward(counted):
+        fix(subject, rules_, report, said.append)
+    number, words = said[0].split(" ", 1)
+    assert words == "forward passes to fix and check again"
+    assert counted[0] == pytest.approx(int(number), rel=0.1)
+
+
+def test_a_loss_that_is_nan_in_both_modes_is_not_split(kit, loader):
+    report = check(kit.healthy(), loader, loss=lambda output, _: output.sum() * torch.nan, max_forwards=32)
+    assert report.gap is None
+    assert "NaN or inf in train mode too" in report.notes[-1]
+
+
 def test_a_fix_that_makes_the_held_out_loss_worse_is_not_kept(kit):
     model = kit.healthy()
     x, _ = kit.data()

@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,9 +70,9 @@ def check(
     )
     if metric is not None:
         subject = dataclasses.replace(subject, metric=specs.resolve(metric, "--metric"))
-    report = run.examine(subject, rules, lambda text: typer.echo(text, err=True))
+    report = run.examine(subject, rules, partial(typer.echo, err=True))
     if target is not None:
-        checked = run.fix(subject, rules, report)
+        checked = run.fix(subject, rules, report, partial(typer.echo, err=True))
         report = checked.report
         if checked.model is not None and any(one.kept for one in report.fixes):
             load.save_state(checked.model, target)

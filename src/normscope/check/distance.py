@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from normscope.surgery.population import Sample
 
 
+_ROUNDING = torch.finfo(torch.float32).eps
+
+
 @dataclass(frozen=True)
 class Distance:
     """Root mean squares over channels, in deviations sqrt(variance + eps).
@@ -38,10 +41,11 @@ class Distance:
     def beyond_a_batch(self) -> bool:
         """Whether the statistics are a worse estimate than one mini-batch's, allowing for the population's own error.
 
-        A healthy running average of momentum m errs by sqrt(m / (2 - m)) of a mini-batch's error, .23 at m = .1.
+        And for float32's rounding, below which nothing is stored. A healthy running average of momentum m errs by
+        sqrt(m / (2 - m)) of a mini-batch's error, .23 at m = .1.
         """
         return any(
-            math.isfinite(off) and off**2 > one**2 + 4 * error**2
+            math.isfinite(off) and off**2 > one**2 + 4 * error**2 + _ROUNDING**2
             for off, one, error in (
                 (self.mean, self.batch_mean, self.mean_error),
                 (self.scale, self.batch_scale, self.scale_error),
@@ -58,12 +62,14 @@ class Distance:
 def distance(sample: Sample, mean: Tensor, variance: Tensor, batch: int, eps: float) -> Distance:
     """Of (mean, variance) from the population `sample`, for mini-batches of `batch` examples.
 
-    Channels are weighted alike; eps keeps channels without spread from counting. Non-finite statistics give NaN.
+    Channels are weighted alike; eps keeps channels without spread from counting, and where it rules on both sides the
+    scale is that of eps, whatever the variances. Non-finite statistics give NaN.
     """
     population = sample.moments.variance("biased")
     spread = population + eps
     off = (mean.double() - sample.moments.mean) / spread.sqrt()
     log = 0.5 * ((variance.double() + eps) / spread).log()
+    log = torch.where((variance < eps) & (variance >= 0) & (population < eps), torch.zeros_like(log), log)
     pull_mean, pull_scale = sample.per_batch
     live = population / spread
     n = max(1, sample.examples)

@@ -13,8 +13,8 @@ from normscope.errors import InputError
 from normscope.model.find import find
 from normscope.model.preserve import mode, preserved_buffers
 from normscope.records import Fixed
-from normscope.surgery.population import score
-from normscope.surgery.recalibrate import compare, recalibrate
+from normscope.surgery.population import pool_size, pooled, score
+from normscope.surgery.recalibrate import compare, measurable, recalibrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,7 +30,7 @@ def _recalibrate(model: nn.Module, subject: Subject) -> str:
     if not subject.batches:
         raise InputError("it needs training data: give --data")
     done = recalibrate(model, subject.batches, forward_fn=subject.forward, inplace=True)
-    return f"{len(done.layers)} layers, {done.examples} examples, standard error {done.standard_error:.2g}"
+    return f"{counted(len(done.layers), 'layer')}, {done.examples} examples, standard error {done.standard_error:.2g}"
 
 
 def _widen(model: nn.Module, _subject: Subject) -> str:
@@ -42,7 +42,12 @@ def _widen(model: nn.Module, _subject: Subject) -> str:
     ]
     for module in half:
         module.float()
-    return f"{len(half)} layers to float32"
+    return f"{counted(len(half), 'layer')} to float32"
+
+
+def counted(number: int, what: str) -> str:
+    """'1 layer', '2 layers'."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 _REPAIRS: dict[str, Callable[[nn.Module, Subject], str]] = {"widen": _widen, "recalibrate": _recalibrate}
@@ -56,17 +61,30 @@ def repair(subject: Subject, findings: Iterable[Finding]) -> tuple[nn.Module, tu
     """
     assert subject.model is not None
     model = copy.deepcopy(subject.model)
-    wanted: dict[str, list[str]] = {}
-    for finding in findings:
-        name = rule(finding.code).repair
-        if name and finding.code not in wanted.setdefault(name, []):
-            wanted[name].append(finding.code)
     tried = []
-    for name, apply in _REPAIRS.items():
-        if name in wanted:
-            model, fixed = _try(model, subject, name, tuple(wanted[name]), apply)
-            tried.append(fixed)
+    for name, codes in repairs_for(findings).items():
+        model, fixed = _try(model, subject, name, codes, _REPAIRS[name])
+        tried.append(fixed)
     return model, tuple(tried)
+
+
+def repairs_for(findings: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
+    """The safe fixes for `findings`, in the order in which they are applied, each with the codes it is for."""
+    codes = sorted({finding.code for finding in findings})
+    wanted = {name: tuple(code for code in codes if rule(code).repair == name) for name in _REPAIRS}
+    return {name: found for name, found in wanted.items() if found}
+
+
+def repair_forwards(subject: Subject, wanted: Iterable[str]) -> int:
+    """Forward passes that trying the fixes takes; fewer where recalibration is exact enough before the data end."""
+    assert subject.model is not None
+    names = tuple(wanted)
+    total = 2 * len(subject.held_out) * len(names) * ((subject.loss is not None) + (subject.metric is not None))
+    if "recalibrate" in names and subject.batches:
+        layers = measurable(find(subject.model).layers)[0]
+        size = pool_size(subject.model, layers, subject.batches[0], subject.forward)
+        total += 1 + sum(1 for _ in pooled(subject.batches, size))
+    return total
 
 
 def _try(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import nn
 
 from normscope.check.evidence import Evidence, Subject
 from normscope.check.plan import forwards_of
-from normscope.check.repair import repair
+from normscope.check.repair import repair, repair_forwards, repairs_for
 from normscope.check.rule import HOW, chosen
 from normscope.check.state import of_checkpoint, of_model
 from normscope.errors import InputError, NormscopeError
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 # Examples of training data that a check looks at, at most, and batches at least.
 EXAMPLES, BATCHES = 2048, 8
+_NO_LOSS = (
+    "the loss is NaN or inf in train mode too, so there is no gap to split: look at the weights, the data and the loss"
+)
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,9 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
         if announce is not None and planned:
             announce(f"{planned} forward passes")
         found = tuple(itertools.chain.from_iterable(one.look(evidence) for one in active))
-        gap = evidence.gap if wants_gap else None
+        splits = wants_gap and all(map(math.isfinite, evidence.losses.by_batch))
+        gap = evidence.gap if splits else None
+    notes = _notes(subject) + ((_NO_LOSS,) if wants_gap and not splits else ())
     from normscope import __version__
 
     versions = {"normscope": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
@@ -226,7 +232,7 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
         gap=gap,
         planned=planned,
         forwards=evidence.forwards,
-        notes=_notes(subject),
+        notes=notes,
         versions=versions,
         seconds=time.perf_counter() - start,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -254,7 +260,9 @@ def describe(subject: Subject) -> str:
     return f"{type(subject.model).__name__} with {parameters:,} parameters and {layers}{data}"
 
 
-def fix(subject: Subject, rules: tuple[Rule, ...], report: CheckReport) -> Checked:
+def fix(
+    subject: Subject, rules: tuple[Rule, ...], report: CheckReport, announce: Callable[[str], None] | None = None
+) -> Checked:
     """Apply the safe fixes for what `report` found, check again, and keep none that made the held-out loss worse.
 
     Raises:
@@ -262,6 +270,8 @@ def fix(subject: Subject, rules: tuple[Rule, ...], report: CheckReport) -> Check
     """
     if subject.model is None:
         raise InputError("expected MODEL beside --checkpoint to fix it: a checkpoint alone cannot be evaluated")
+    if announce is not None and (wanted := repairs_for(report.findings)):
+        announce(f"{repair_forwards(subject, wanted) + report.planned} forward passes to fix and check again")
     model, tried = repair(subject, report.findings)
     again = examine(replace(subject, norms=of_model(model), model=model, optimizer=None, step=None), rules)
     left = {(one.code, one.layer) for one in again.findings}

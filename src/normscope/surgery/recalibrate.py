@@ -25,7 +25,7 @@ from normscope.surgery.population import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,13 @@ def recalibrate(
     target = own(model, inplace=inplace)
     layers, alone = measurable(find(target).layers)
     population = Population(target, layers, forward_fn, mask)
-    reached = _collect(population, loader, tolerance, max_examples)
+    seen = [0]
+    reached = _collect(population, _counting(loader, seen), tolerance, max_examples)
     require_finite(population)
     before = None if held_out is None else _losses(target, held_out, loss, forward_fn)
     revert = saved(layers)
     report = tuple(
-        _install(layer, population.samples[layer.name], population.forwards)
-        for layer in layers
-        if layer.name in population.samples
+        _install(layer, population.samples[layer.name], seen[0]) for layer in layers if layer.name in population.samples
     )
     unseen = tuple(
         Unsupported(layer.name, "was not called on this data")
@@ -217,7 +216,14 @@ def require_finite(population: Population) -> None:
             )
 
 
-def _install(layer: NormLayer, sample: Sample, forwards: int) -> LayerChange:
+def _counting(loader: Iterable[Any], seen: list[int]) -> Iterator[Any]:
+    """What `loader` yields, counted into `seen[0]`."""
+    for raw in loader:
+        seen[0] += 1
+        yield raw
+
+
+def _install(layer: NormLayer, sample: Sample, batches: int) -> LayerChange:
     """Write the population statistics; a single value per channel has no Bessel variance and keeps the biased one."""
     moments = sample.moments
     mean, deviation = moments.mean, moments.deviation()
@@ -231,7 +237,7 @@ def _install(layer: NormLayer, sample: Sample, forwards: int) -> LayerChange:
     write(layer.module, mean, moments.variance("bessel" if float(moments.count) > 1 else "biased"))
     tracked = getattr(layer.module, "num_batches_tracked", None)
     if isinstance(tracked, Tensor) and int(tracked) == 0:
-        tracked.fill_(forwards)
+        tracked.fill_(batches)
     return LayerChange(layer.name, _finite(moved), _finite(scale), sample.worst_error())
 
 

@@ -16,6 +16,22 @@ def test_a_fresh_network_is_not_reported(kit):
     assert kit.found("BN001", kit.network().state_dict()) == []
 
 
+def test_a_gamma_that_starts_at_random_is_no_training(kit):
+    """As in DCGAN: gamma from N(1, .02), beta 0."""
+    model = kit.network()
+    torch.nn.init.normal_(model[1].weight, 1, 0.02)
+    assert kit.found("BN001", model.state_dict()) == []
+    torch.nn.init.normal_(model[1].bias, 0, 0.02)
+    assert kit.found("BN001", model.state_dict()) == ["1"]
+
+
+def test_where_eps_rules_on_both_sides_the_variance_is_of_no_account():
+    sample = Sample.of(1e-6 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)))
+    mean = sample.moments.mean
+    assert not distance(sample, mean, torch.full((3,), 5e-6), 32, 1e-5).beyond_a_batch
+    assert distance(sample, mean, torch.full((3,), 0.5), 32, 1e-5).beyond_a_batch
+
+
 @pytest.mark.parametrize("factor", [1.7, 0.5])
 def test_a_scale_that_is_off_is_found_with_data_and_only_there(kit, loader, factor):
     model = kit.healthy()

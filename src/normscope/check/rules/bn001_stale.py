@@ -55,8 +55,9 @@ def averaged(model: object) -> bool:
 
 
 def _trained(norm: NormState) -> bool:
-    """Affine numbers that differ between channels were trained: they start out equal."""
-    return any(value is not None and bool((value != value[0]).any()) for value in (norm.weight, norm.bias))
+    """Gamma and beta that differ between channels were trained; some start from a random gamma, none from a beta."""
+    values = [value for value in (norm.weight, norm.bias) if value is not None]
+    return bool(values) and all(bool((value != value[0]).any()) for value in values)
 
 
 def _others_moved(evidence: Evidence) -> bool:

@@ -45,12 +45,12 @@ def fault(norm: NormState, momentum: float | None) -> str | None:
             f"momentum={momentum:g} averages {batches:.3g} batches in effect: the running statistics are those of"
             f" the last batch. Keras and TensorFlow call 1 - momentum momentum: {1 - momentum:.3g} here"
         )
-    if norm.tracked and (1 - momentum) ** norm.tracked >= 0.5:
-        share = (1 - momentum) ** norm.tracked
+    share = (1 - momentum) ** norm.tracked if norm.tracked else 0.0
+    # An average that holds so much of its initial 1 cannot be below that; population statistics can.
+    if share >= 0.5 and norm.variance is not None and bool((norm.variance >= share).all()):
         return (
-            f"after {norm.tracked} updates with momentum={momentum:g}, {100 * share:.0f} % of the running"
-            " statistics are"
-            " still their initial 0 and 1"
+            f"after {norm.tracked} updates with momentum={momentum:g}, {100 * share:.0f} % of the running statistics"
+            " are still their initial 0 and 1"
         )
     return None
 
@@ -64,7 +64,7 @@ RULE = Rule(
     "Use 0.1, or 0.01 for a longer average; then normscope.recalibrate(model, train_loader).",
     look,
     "An exponential average holds (2 - m) / m batches in effect at fixed weights; fewer than 2 is none. The initial"
-    " values weigh (1 - m)^updates; half or more is too much.",
+    " values weigh (1 - m)^updates; half or more, in every channel's variance, is too much.",
     sources=("ioffe2015",),
     quotes=("BatchNorm momentum convention PyTorch vs TensorFlow",),
 )
