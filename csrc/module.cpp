@@ -166,6 +166,16 @@ void update(bool wide, uintptr_t running_mean, uintptr_t running_var, uintptr_t 
     }
 }
 
+void increment(uintptr_t counter) { ++*address<int64_t>(counter); }
+
+// Whether every mean lies within `limit` deviations of zero; a NaN does not.
+bool near_zero(uintptr_t mean, uintptr_t inverse_deviation, int64_t channels, double limit) {
+    const auto *means = address<float>(mean), *inverses = address<float>(inverse_deviation);
+    bool near = true;
+    for (int64_t c = 0; c < channels; ++c) near &= __builtin_fabs(double(means[c]) * double(inverses[c])) <= limit;
+    return near;
+}
+
 int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last) {
     return layout_of(shaped(dtype, batch, channels, inner, channels_last, 1, 0)).total * 2;
 }
@@ -183,6 +193,8 @@ NB_MODULE(_kernels, module) {
     module.def("forward", &normscope::forward);
     module.def("backward", &normscope::backward);
     module.def("update", &normscope::update);
+    module.def("increment", &normscope::increment);
+    module.def("near_zero", &normscope::near_zero);
     module.def("mask_bytes", &normscope::mask_bytes);
     module.def("level_names", &normscope::level_names);
     module.attr("fingerprint") = NORMSCOPE_FINGERPRINT;

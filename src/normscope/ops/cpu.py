@@ -218,6 +218,21 @@ def backward(
     )  # fmt: skip
 
 
+def near_zero(mean: Tensor, inverse_deviation: Tensor, limit: float) -> bool:
+    """Whether every channel's mean lies within `limit` deviations of zero; float32, shape [channels], contiguous."""
+    near: bool = EXTENSION.module.near_zero(mean.data_ptr(), inverse_deviation.data_ptr(), mean.shape[0], limit)
+    return near
+
+
+def increment(counter: Tensor) -> None:
+    """Add 1 in place to a tensor of one whole number; an addition by torch costs as much as a small kernel."""
+    if counter.dtype == torch.int64 and counter.device.type == "cpu":
+        EXTENSION.module.increment(counter.data_ptr())
+        torch.autograd.graph.increment_version(counter)
+    else:
+        counter.add_(1)
+
+
 def can_update(running_mean: Tensor, running_var: Tensor) -> bool:
     """Whether `update` may write into these buffers."""
     dtype = running_mean.dtype
