@@ -15,7 +15,8 @@ LEVELS = (matched.START, ("half", 1.2, 0.5), ("never", -1.0, 2.0))
 
 def job(arm=BATCH_NORM, steps=40, seeds=(0, 1)):
     members = tuple((seed, 0.1) for seed in seeds)
-    return Job("k", "mlp6", arm, members, steps, 64, options=tuple((f"level {name}", loss) for name, loss, _ in LEVELS))
+    options = (("every", 2), *((f"level {name}", loss) for name, loss, _ in LEVELS))
+    return Job("k", "mlp6", arm, members, steps, 64, options=options)
 
 
 def loss_of(model, batch, _at):
@@ -44,8 +45,8 @@ def test_each_level_is_measured_once_where_the_loss_first_falls_to_it():
 
 def test_training_ends_when_every_member_is_through():
     steps = []
-    short = Job("k", "mlp6", PLAIN, ((0, 0.03),), 200, 64, options=(("level half", 1.2),))
-    matched.run(TASK, short, loss_of, every=1, along=lambda *_: steps.append(1))
+    short = Job("k", "mlp6", PLAIN, ((0, 0.03),), 200, 64, options=(("every", 1), ("level half", 1.2)))
+    matched.run(TASK, short, loss_of, along=lambda *_: steps.append(1))
     assert len(steps) < 60
 
 

@@ -64,8 +64,12 @@ def plan(
     *,
     common: bool = False,
     weight: float = 2.0,
+    every: int = 2,
 ) -> list[Job]:
-    """The search for rates, then each arm at its own (with `common`, the second arm at the first one's too)."""
+    """The search for rates, then each arm at its own (with `common`, the second arm at the first one's too).
+
+    The loss is looked at every `every` steps.
+    """
     network = task.network("mlp6")
     out = rates.jobs(task, study, network, pair)
     chosen = [rates.best(task, study, results, network, arm) for arm in pair]
@@ -76,7 +80,7 @@ def plan(
     for arm, rate in dict.fromkeys(runs):
         members = [(seed, rate) for seed in study.seeds]
         groups = [(member,) for member in members] if task.own else [tuple(members)]
-        options = tuple((f"level {name}", loss) for name, loss in falls)
+        options = (("every", every), *((f"level {name}", loss) for name, loss in falls))
         steps, batch = rates.steps(task, study), task.batch if task.own else 64
         out += [Job(key, network, arm, group, steps, batch, options=options, weight=weight) for group in groups]
     return out
@@ -103,14 +107,13 @@ def note(task: Task, study: Plan, results: Results, key: str, level: str, rate_o
     return f"{text}; {late} runs never came down to this loss and were measured at their last step" if late else text
 
 
-def run(task: Task, job: Job, measure: Measure, *, every: int = 2, along: Along | None = None) -> list[Numbers]:
+def run(task: Task, job: Job, measure: Measure, *, along: Along | None = None) -> list[Numbers]:
     """Train; measure each member when it first reaches each level of the job, or at the last step where it does not.
 
     Args:
         task: The network and data under test.
-        job: Its options 'level ...' hold the losses.
+        job: Its options 'level ...' hold the losses, 'every' the steps between two looks.
         measure: What is measured at a level.
-        every: Steps between two looks at the loss.
         along: What follows the training on the way.
 
     Returns:
@@ -144,7 +147,7 @@ def run(task: Task, job: Job, measure: Measure, *, every: int = 2, along: Along 
         going = [going[place] for place in places]
         return places
 
-    bench.run_training(task, job, members, observe, every)
+    bench.run_training(task, job, members, observe, job.option("every", 2))
     return found
 
 

@@ -25,7 +25,7 @@ HELD_OUT = 256
 
 def steps(task: Task, plan: Plan) -> int:
     """The cap on the steps of a run that looks for its learning rate."""
-    return plan.steps(80, 160, 320) if task.own else plan.steps(200, 320, 480)
+    return plan.steps(80, 160, 320) if task.own else plan.steps(160, 320, 480)
 
 
 def jobs(task: Task, plan: Plan, network: str, arms: Sequence[Arm]) -> list[Job]:

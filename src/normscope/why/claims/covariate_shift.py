@@ -36,7 +36,7 @@ def _looks(task: Task, study: Plan) -> tuple[str, ...]:
 def plan(task: Task, study: Plan, results: Results) -> list[Job]:
     """Both arms: at one rate on the embedded network, each at its own best on a user's."""
     if not task.own:
-        steps = study.steps(60, 100, 240)
+        steps = study.steps(50, 100, 240)
         looks = (("looks", ",".join(_looks(task, study))),)
         return [
             Job(KEY, "conv", arm, ((seed, RATE),), steps, 64, options=looks, weight=1.7)

@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from normscope.records import Effect, Figure, Regime, Series, Verdict
-from normscope.why import decide, draw, matched
+from normscope.why import decide, draw, matched, rates
 from normscope.why.arms import BATCH_NORM, PLAIN, Arm
 from normscope.why.claim import Calibration, Claim, Plan, Task
 from normscope.why.job import Job, Numbers, Results
@@ -47,7 +47,8 @@ def applies(task: Task) -> str:
 
 def plan(task: Task, study: Plan, results: Results) -> list[Job]:
     """Each arm at its own best rate, batch norm at the plain arm's rate too."""
-    return matched.plan(task, study, results, KEY, _PAIR, _LEVELS, common=True, weight=3.0)
+    every = max(1, rates.steps(task, study) // 80) if task.own else study.steps(2, 1, 1)
+    return matched.plan(task, study, results, KEY, _PAIR, _LEVELS, common=True, weight=3.0, every=every)
 
 
 class _Path:
@@ -102,7 +103,7 @@ def run(task: Task, job: Job) -> list[Numbers]:
     def measure(model: nn.Module, batch: Batch, at: int) -> Numbers:
         return {"path": paths[at].examples, "moments": paths[at].moments} | _shift(task, model, batch, job.rates[at])
 
-    return matched.run(task, job, measure, every=max(1, job.steps // 80) if task.own else 1, along=along)
+    return matched.run(task, job, measure, along=along)
 
 
 def _shift(task: Task, model: nn.Module, batch: Batch, rate: float) -> Numbers:
