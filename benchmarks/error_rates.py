@@ -37,10 +37,12 @@ kind, put together from a pool of {pool} real, independently seeded trainings fo
 case).
 
 - *No effect*: runs of one and the same arm stand under every label; arms of one seed share its split and
-  initialization and differ in the order of the examples. Support is wrong, and so is a refutation whose interval
-  lies on the side against the claim. (That an interval lies wholly inside the smallest effect of interest, which
-  refutes a claim of an effect, is right here.) Whatever the verdict, the headline interval lay on that side in
-  {reversed} of these cases; 2.5 % is nominal.
+  initialization and differ in the order of the examples. Support is wrong. A refutation is wrong where it rests on an
+  effect in the other direction: an interval on the side against the claim that is not wholly inside the smallest
+  effect of interest. (One that is wholly inside refutes a claim of an effect of interest, and rightly so.)
+- *Reversed*, for the cases of no effect: how often the headline interval lay on the side against the claim,
+  whatever the verdict; 2.5 % is nominal for a fixed comparison. Where labels choose their learning rates, two of
+  them choose different ones now and then, and a real difference, smaller than the smallest effect, is what is found.
 - *1 and 2 times the smallest effect*: an arm with an effect of about that size, by real training, stands under
   the treated label. Refutation is wrong; the share of supported cases is the power; in brackets that of the first
   regime alone, since a verdict needs all of its regimes to agree.
@@ -50,8 +52,8 @@ case).
 
 The bound is the upper 95 % bound (Clopper-Pearson) of the larger error rate.
 
-| claim | planted | median effect | wrong | bound | power |
-|---|---|---|---|---|---|
+| claim | planted | median effect | wrong | bound | reversed | power |
+|---|---|---|---|---|---|---|
 {rows}
 
 Made by
@@ -108,7 +110,7 @@ def main() -> int:
         body = {
             "command": COMMAND.format(**settings),
             "settings": settings,
-            "versions": study.versions(),
+            "versions": study.versions(task),
             "rates": rates,
         }
         write_atomic(options.out, json.dumps(body, indent=1))
@@ -134,12 +136,10 @@ def _document(body: dict[str, Any]) -> str:
         power = "" if rate["power"] is None else f"{rate['power']:.0%}"
         if power and not rate["equivalence"]:
             power += f" ({rate['leading'] / rate['cases']:.0%})"
-        rows.append(f"| `{rate['claim']}` | {kind} | {rate['effect']:.3g} | {wrong} | {rate['bound']:.1%} | {power} |")
-    nulls = [rate["reversed"] / rate["cases"] for rate in body["rates"] if not (rate["planted"] or rate["equivalence"])]
-    between = f"{min(nulls):.1%} to {max(nulls):.1%}" if nulls else "none"
-    return TEXT.format(
-        reversed=between, rows="\n".join(rows), **body["settings"], command=body["command"], **body["versions"]
-    )
+        turned = "" if rate["planted"] or rate["equivalence"] else f"{rate['reversed'] / rate['cases']:.1%}"
+        cells = (f"`{rate['claim']}`", kind, f"{rate['effect']:.3g}", wrong, f"{rate['bound']:.1%}", turned, power)
+        rows.append(f"| {' | '.join(cells)} |")
+    return TEXT.format(rows="\n".join(rows), **body["settings"], command=body["command"], **body["versions"])
 
 
 def _print(rates: list[calibrate.Rate]) -> None:

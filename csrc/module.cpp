@@ -104,28 +104,46 @@ void run_released(void (*kernel)(const Job&), const Job& job, int64_t groups) {
 void forward(
     int level, int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last, int threads, int phases,
     int64_t groups, uintptr_t x, uintptr_t residual, uintptr_t out, uintptr_t mask, uintptr_t weight, uintptr_t bias,
-    double eps, double count, uintptr_t mean, uintptr_t m2, int activation, double slope) {
+    double eps, double count, uintptr_t moments, int activation, double slope) {
     Job job = shaped(dtype, batch, channels, inner, channels_last, threads, phases);
     job.x = address<void>(x), job.residual = address<void>(residual), job.out = address<void>(out);
     job.mask = address<void>(mask), job.weight = address<void>(weight), job.bias = address<void>(bias);
-    job.eps = eps, job.count = count, job.mean = address<double>(mean), job.m2 = address<double>(m2);
+    job.eps = eps, job.count = count;
+    job.mean = address<double>(moments), job.m2 = job.mean + groups * channels;
     job.activation = Activation(activation), job.slope = slope;
     run_released(levels().at(size_t(level))->forward, job, groups);
+}
+
+// The sum over groups of `sums`, in the type of the parameters.
+void gather(Dtype dtype, void* to, const double* sums, int64_t groups, int64_t channels) {
+    if (!to) return;
+    for (int64_t c = 0; c < channels; ++c) {
+        double total = 0;
+        for (int64_t g = 0; g < groups; ++g) total += sums[g * channels + c];
+        if (dtype == Dtype::float64) static_cast<double*>(to)[c] = total;
+        else static_cast<float*>(to)[c] = float(total);
+    }
 }
 
 void backward(
     int level, int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last, int threads, int phases,
     int64_t groups, uintptr_t dy, uintptr_t x, uintptr_t dx, uintptr_t dresidual, uintptr_t mask, uintptr_t weight,
-    uintptr_t bias, double eps, double count, uintptr_t mean, uintptr_t m2, uintptr_t sum_dy, uintptr_t sum_dy_x,
+    uintptr_t bias, double eps, double count, uintptr_t moments, uintptr_t sums, uintptr_t dweight, uintptr_t dbias,
     bool batch_statistics, int activation, double slope) {
     Job job = shaped(dtype, batch, channels, inner, channels_last, threads, phases);
     job.dy = address<void>(dy), job.x = address<void>(x), job.out = address<void>(dx);
     job.dresidual = address<void>(dresidual), job.mask = address<void>(mask);
     job.weight = address<void>(weight), job.bias = address<void>(bias);
-    job.eps = eps, job.count = count, job.mean = address<double>(mean), job.m2 = address<double>(m2);
-    job.sum_dy = address<double>(sum_dy), job.sum_dy_x = address<double>(sum_dy_x);
+    job.eps = eps, job.count = count;
+    job.mean = address<double>(moments), job.m2 = job.mean + groups * channels;
+    std::vector<double> own(sums ? 0 : size_t(2 * groups * channels));
+    double* const sum_dy = sums ? address<double>(sums) : own.data();
+    double* const sum_dy_x = sum_dy + groups * channels;
+    job.sum_dy = sum_dy, job.sum_dy_x = sum_dy_x;
     job.batch_statistics = batch_statistics, job.activation = Activation(activation), job.slope = slope;
     run_released(levels().at(size_t(level))->backward, job, groups);
+    gather(job.dtype, address<void>(dbias), sum_dy, groups, channels);
+    gather(job.dtype, address<void>(dweight), sum_dy_x, groups, channels);
 }
 
 // (1 - factor) * running + factor * batch in place, variance Bessel-corrected; running statistics of float32 or float64.
@@ -138,14 +156,24 @@ void updated(A* running_mean, A* running_var, const double* mean, const double* 
     }
 }
 
-void update(bool wide, uintptr_t running_mean, uintptr_t running_var, uintptr_t mean, uintptr_t m2, int64_t channels,
-            double count, double factor) {
-    const auto *from_mean = address<double>(mean), *from_m2 = address<double>(m2);
+void update(bool wide, uintptr_t running_mean, uintptr_t running_var, uintptr_t moments, int64_t channels, double count,
+            double factor) {
+    const double *from_mean = address<double>(moments), *from_m2 = from_mean + channels;
     if (wide) {
         updated(address<double>(running_mean), address<double>(running_var), from_mean, from_m2, channels, count, factor);
     } else {
         updated(address<float>(running_mean), address<float>(running_var), from_mean, from_m2, channels, count, factor);
     }
+}
+
+void increment(uintptr_t counter) { ++*address<int64_t>(counter); }
+
+// Whether every mean lies within `limit` deviations of zero; a NaN does not.
+bool near_zero(uintptr_t mean, uintptr_t inverse_deviation, int64_t channels, double limit) {
+    const auto *means = address<float>(mean), *inverses = address<float>(inverse_deviation);
+    bool near = true;
+    for (int64_t c = 0; c < channels; ++c) near &= __builtin_fabs(double(means[c]) * double(inverses[c])) <= limit;
+    return near;
 }
 
 int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last) {
@@ -165,8 +193,11 @@ NB_MODULE(_kernels, module) {
     module.def("forward", &normscope::forward);
     module.def("backward", &normscope::backward);
     module.def("update", &normscope::update);
+    module.def("increment", &normscope::increment);
+    module.def("near_zero", &normscope::near_zero);
     module.def("mask_bytes", &normscope::mask_bytes);
     module.def("level_names", &normscope::level_names);
+    module.attr("fingerprint") = NORMSCOPE_FINGERPRINT;
 #if defined(NORMSCOPE_OPENMP)
     module.attr("openmp") = true;
 #else

@@ -21,6 +21,13 @@ class Work:
 
 
 WORKS: dict[str, Work] = {
+    "alpaydin1998": Work(
+        "Alpaydin & Kaynak",
+        1998,
+        "Optical recognition of handwritten digits",
+        "UCI Machine Learning Repository",
+        "https://doi.org/10.24432/C50P49",
+    ),
     "benz2021": Work(
         "Benz, Zhang, Karjauv & Kweon",
         2021,

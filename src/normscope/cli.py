@@ -124,7 +124,7 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
     text = records.to_json(record)
     records.write_atomic(options.out / "run.json", text)
     page = options.out / "page.html"
-    records.write_atomic(page, report.render_study(record))
+    records.write_atomic(page, report.render_study(record, studies.side_by_side(options.jobs)))
     if as_json:
         typer.echo(text)
     else:

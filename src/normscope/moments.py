@@ -6,6 +6,7 @@ are distances between them. No other code computes a mean or a variance of activ
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,11 +57,10 @@ class Moments:
             raise ValueError(f"moments over channels on dim {dim} of a tensor of shape {list(x.shape)}")
         rows = x.detach().movedim(dim, 0).flatten(1) if x.dim() > 1 else x.detach().unsqueeze(1)
         channels = rows.shape[0]
-        total = cls.empty(channels, x.device)
-        width = max(1, _CHUNK // max(1, channels))
-        for block in rows.split(width, dim=1) if rows.shape[1] else ():
-            total = total.merge(cls._of_block(block.double()))
-        return total
+        if not rows.shape[1]:
+            return cls.empty(channels, x.device)
+        blocks = rows.split(max(1, _CHUNK // max(1, channels)), dim=1)
+        return functools.reduce(cls.merge, (cls._of_block(block.double()) for block in blocks))
 
     @classmethod
     def _of_block(cls, rows: Tensor) -> Moments:

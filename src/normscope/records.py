@@ -321,10 +321,12 @@ class CheckReport:
     kind: str = field(default="check")
 
 
-def to_json(record: Any) -> str:
+def to_json(record: Any, *, compact: bool = False) -> str:
     """`record` (a dataclass of this module) as JSON text with its schema; NaN and infinities become null."""
-    body = {"normscope": SCHEMA, "type": type(record).__name__, **dataclasses.asdict(record)}
-    return json.dumps(_finite(body), indent=1, ensure_ascii=False, allow_nan=False)
+    body = _finite({"normscope": SCHEMA, "type": type(record).__name__, **dataclasses.asdict(record)})
+    if compact:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str, kind: type[T], name: str = "the record") -> T:

@@ -8,7 +8,7 @@ from normscope.errors import InputError, UnsupportedError
 from normscope.ops import cpu
 from normscope.ops.backend import backend, use_backend
 
-X = torch.randn(4, 3, 5, 5)
+X = torch.randn(4, 3, 64, 64)
 
 
 @pytest.mark.skipif("NORMSCOPE_REQUIRE_KERNELS" not in os.environ, reason="set where the kernels must have been built")
@@ -26,6 +26,24 @@ def test_a_reason_is_given_for_every_choice():
     half = backend(X.half())
     assert half.name == "torch"
     assert "float16" in half.reason or "not installed" in half.reason
+
+
+@pytest.mark.skipif(cpu.EXTENSION.module is None, reason=cpu.EXTENSION.reason)
+def test_small_inputs_are_left_to_torch_where_that_costs_no_digits():
+    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    assert backend(x).name == "torch"
+    assert "faster" in backend(x).reason
+    with use_backend("compiled"):
+        assert backend(x).name == "compiled"
+    for mean in (0.0, 1e3, 1e5):
+        ours, theirs = normscope.nn.BatchNorm1d(16), torch.nn.BatchNorm1d(16)
+        got, want = ours(x + mean).detach(), theirs(x + mean).detach()
+        exact = torch.nn.functional.batch_norm((x + mean).double(), None, None, training=True)
+        assert float((got - exact).abs().max()) < 4e-6
+        assert torch.equal(got, want) == (mean == 0)
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+        variance = (x + mean).double().var(0, correction=0)
+        torch.testing.assert_close(ours.batch_moments.variance("biased"), variance, rtol=1e-6, atol=0)
 
 
 def test_a_request_holds_inside_its_context_and_is_named():

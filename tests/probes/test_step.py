@@ -26,6 +26,14 @@ def test_equals_the_step_that_the_optimizer_takes(task, make):
         assert all(torch.equal(a, b) for a, b in zip(predicted, parameters, strict=True))
 
 
+def test_a_number_is_the_rate_of_a_plain_gradient_step(task):
+    parameters = trainable(task.model)
+    _, gradients = gradient_of(task.model, task.loss, parameters)
+    expected = stepped(torch.optim.SGD(parameters, lr=0.3), parameters, gradients)
+    for value, other in zip(stepped(0.3, parameters, gradients), expected, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.usefixtures("unchanged")
 def test_schedules_and_hooks_are_not_run(task):
     calls = []

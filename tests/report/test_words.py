@@ -36,6 +36,8 @@ def test_number(value, text):
 def test_an_interval_decides_how_many_decimals_are_worth_showing():
     found = effect(2.0174, 1.6049, 2.5262, "x")
     assert (words.estimate(found), words.interval(found)) == ("2.02×", "[1.60, 2.53]")
+    wide = effect(4.0211, 0.7541, 21.469, "x")
+    assert (words.estimate(wide), words.interval(wide)) == ("4.02×", "[0.754, 21.5]")
     small = effect(-0.02812, -0.0381, -0.0169, "nats")
     assert (words.estimate(small), words.interval(small)) == ("−0.028 nats", "[−0.038, −0.017]")
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import random
+from types import SimpleNamespace
 
 import pytest
 
+from normscope.records import Effect
 from normscope.why import calibrate, decide, registry
 from normscope.why.arms import BATCH_NORM, PLAIN, Arm
 from normscope.why.claim import Calibration, Claim, Plan, Task
@@ -68,6 +70,18 @@ def test_the_decision_rule_keeps_its_word_and_finds_what_is_planted():
 def test_a_rule_that_looks_at_the_mean_alone_is_caught():
     null, _ = _rates(lambda values: "supported" if sum(values) / len(values) > 0.1 else "inconclusive")
     assert null.bound > 0.05
+
+
+def test_a_refutation_is_wrong_where_it_rests_on_an_effect_the_other_way():
+    def case(low, high, smallest=1.25, null=1.0, outcome="refuted"):
+        effect = Effect("toy", (low * high) ** 0.5 if null else 0.0, low, high, smallest, null, "x", (), ())
+        return SimpleNamespace(outcome=outcome, effect=effect, regimes=())
+
+    wrong = [case(0.7, 0.95), case(1.1, 1.4, smallest=0.8), case(-0.3, -0.01, 0.1, 0.0)]
+    right = [case(0.85, 0.95), case(0.9, 1.3, outcome="inconclusive"), case(-0.09, -0.01, 0.1, 0.0), case(1.3, 1.4)]
+    claim = SimpleNamespace(key="toy", calibration=None)
+    assert calibrate._count(claim, 0.0, wrong + right).against == len(wrong)
+    assert calibrate._count(claim, 0.0, right).against == 0
 
 
 def test_a_claim_of_no_effect_errs_the_other_way_round():

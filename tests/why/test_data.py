@@ -23,6 +23,15 @@ def classes():
 """
 
 
+def test_the_embedded_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images, labels = data.digits()
+    assert torch.equal(images * 16, torch.from_numpy(bunch.data).float())
+    assert torch.equal(labels, torch.from_numpy(bunch.target).long())
+
+
 @pytest.fixture
 def spec(tmp_path):
     def make(name):

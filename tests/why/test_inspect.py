@@ -6,6 +6,7 @@ import textwrap
 import pytest
 
 from normscope.model.given import Spec
+from normscope.ops import cpu
 from normscope.why import inspect, study
 from normscope.why.claim import Task
 
@@ -79,10 +80,12 @@ def test_the_salt_changes_with_the_task_and_not_with_its_timing():
     task = Task(fingerprint="a", step_seconds={"mlp6": 1.0})
     assert study.salt(task) == study.salt(dataclasses.replace(task, step_seconds={"mlp6": 2.0}))
     assert study.salt(task) != study.salt(dataclasses.replace(task, fingerprint="b"))
-    assert {"torch", "normscope", "processor"} <= set(study.versions())
+    assert study.salt(task) != study.salt(dataclasses.replace(task, kernels="x86_64_v3, build 0"))
+    assert {"torch", "normscope", "kernels", "processor"} <= set(study.versions(task))
 
 
 def test_embedded_networks_are_timed():
     task = inspect.inspect(Task())
     assert set(task.step_seconds) == {"mlp2", "mlp6", "conv"}
+    assert task.kernels == cpu.EXTENSION.identity
     assert "1797" in task.data

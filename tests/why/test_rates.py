@@ -30,7 +30,7 @@ def test_every_arm_gets_the_same_grid_on_the_seeds_that_confirm_nothing():
         members = [member for job in jobs if job.arm == arm for member in job.members]
         assert sorted(members) == sorted((seed, rate) for seed in Plan().selection for rate in rates.GRID)
     assert not set(Plan().selection) & set(Plan().seeds)
-    assert all(len(set(job.rates)) == 1 for job in jobs)
+    assert len(jobs) == 2
     assert all(len(job.members) == 1 for job in rates.jobs(OWN, Plan(), "own", [PLAIN]))
     assert {job.batch for job in rates.jobs(OWN, Plan(), "own", [PLAIN])} == {16}
 
@@ -93,12 +93,14 @@ def test_steps_to_the_target_lie_on_the_straight_line_between_two_looks(metrics,
     assert rates.steps_to(curve([1.0] * len(metrics), metrics), 0.9, 200) == pytest.approx(expected)
 
 
-def test_a_run_records_its_curve_and_stops_when_it_is_there():
-    job = Job(rates.KEY, "mlp6", BATCH_NORM, ((100, 0.1), (101, 0.1)), 200, 64)
+def test_every_member_records_its_curve_and_leaves_when_it_is_there():
+    job = Job(rates.KEY, "mlp6", BATCH_NORM, ((100, 0.1), (101, 0.1), (100, 0.3)), 200, 64)
     found = rates.run(Task(), job)
-    assert found[0]["step"] == found[1]["step"]
-    assert found[0]["step"][:3] == [0, 8, 16]
-    assert found[0]["step"][-1] < 100
+    assert all(numbers["step"] == list(range(0, 8 * len(numbers["loss"]), 8)) for numbers in found)
+    assert len({numbers["step"][-1] for numbers in found}) > 1
+    assert all(numbers["step"][-1] < 100 for numbers in found)
+    for numbers in found:
+        assert all(value < rates.TARGET for value in numbers["metric"][:-1])
     assert all(numbers["metric"][-1] >= rates.TARGET for numbers in found)
     assert found[0]["loss"][-1] < found[0]["loss"][0]
     assert not math.isclose(found[0]["loss"][0], found[1]["loss"][0])

@@ -11,7 +11,7 @@ from normscope.why import arms, data, networks, train
 from normscope.why.arms import FULL, Arm
 from normscope.why.data import Data
 from normscope.why.members import Single
-from normscope.why.stack import Stack, stackable
+from normscope.why.stack import Stack, _dropout, stackable
 
 RATES = (0.03, 0.1, 0.3)
 SEEDS = (3, 4, 5)
@@ -72,29 +72,59 @@ def test_a_whole_training_of_a_stack_is_that_of_every_member_alone(arm):
             torch.testing.assert_close(value, other, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def trainable(members):
-    return [value for value in members.parameters() if value.requires_grad]
-
-
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_losses_gradients_and_running_statistics_of_one_step_are_equal(arm):
     stack, singles = make(arm)
     index = torch.stack([torch.randperm(150, generator=torch.Generator().manual_seed(seed))[:40] for seed in SEEDS])
     weights = torch.tensor([0.5, -2.0, 1.5], dtype=torch.float64)
-    losses = stack.losses(index)
-    (losses * weights).sum().backward()
-    stack.scale_gradients(torch.tensor(RATES))
+    stack.gradients(index, weights)
     templates = stack.models()
     for at, single in enumerate(singles):
-        loss = single.losses(index[at : at + 1])
-        (loss * weights[at]).sum().backward()
-        single.scale_gradients(torch.tensor(RATES[at : at + 1]))
-        torch.testing.assert_close(losses[at], loss[0], rtol=1e-12, atol=1e-12)
-        for stacked, value in zip(trainable(stack), trainable(single), strict=True):
-            torch.testing.assert_close(stacked.grad[at], value.grad, rtol=1e-9, atol=1e-12)
+        single.gradients(index[at : at + 1], weights[at : at + 1])
         for (name, value), other in zip(templates[at].named_buffers(), single.model.buffers(), strict=True):
             if "running" in name:
                 torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-12)
+        expected = torch.cat([value.grad.flatten() for value in single.parameters()])
+        (flat,) = stack.parameters()
+        torch.testing.assert_close(flat.grad[at], expected, rtol=1e-9, atol=1e-12)
+        losses = stack.losses(index)
+        torch.testing.assert_close(losses[at], single.losses(index[at : at + 1])[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arm", ARMS[:3], ids=lambda arm: arm.name)
+def test_members_that_leave_do_not_touch_those_that_stay(arm):
+    whole, _ = make(arm)
+    fewer, _ = make(arm)
+    seen = []
+
+    def observe(step, members):
+        seen.append(len(members.datas))
+        return [0, 2] if step == 6 else [1] if step == 12 else None
+
+    arguments = {"seeds": SEEDS, "rates": RATES, "steps": 20, "batch": 40, "every": 3}
+    train.train(whole, **arguments)
+    train.train(fewer, **arguments, observe=observe)
+    assert seen == [3, 3, 3, 2, 2, 1, 1, 1]
+    (left,), last = fewer.models(), whole.models()[2]
+    for (name, value), other in zip(left.state_dict().items(), last.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_dropout_keeps_its_share_and_the_mean_and_never_the_same_units(p):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(0), nn.Dropout(p))
+    x = torch.ones(3, 50, 101, requires_grad=True)
+    first, second = _dropout(x, p), _dropout(x, p)
+    count = x.numel()
+    for y in (first, second, model.train()(x).view(x.shape)):
+        kept = y != 0
+        assert abs(int(kept.sum()) - (1 - p) * count) < 4 * (p * (1 - p) * count) ** 0.5
+        torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)))
+    both = int(((first != 0) & (second != 0)).sum())
+    assert abs(both - (1 - p) ** 2 * count) < 4 * (count / 4) ** 0.5
+    (gradient,) = torch.autograd.grad(first.sum(), x)
+    assert torch.equal(gradient, first)
 
 
 def test_more_training_examples_than_give_full_statistics_are_left_out_alike():
@@ -156,6 +186,7 @@ def test_dropout_stands_at_the_same_place_on_in_training_and_off_in_evaluation(m
         return x * (1 - p) if training else x
 
     monkeypatch.setattr(nn.functional, "dropout", halved)
+    monkeypatch.setattr("normscope.why.stack._dropout", halved)
     for norm in ("kept", "removed"):
         stack, singles = make(Arm("dropped", norm=norm, dropout=0.4))
         together = trajectory(stack, SEEDS, RATES, steps=4)

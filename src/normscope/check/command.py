@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -77,7 +78,12 @@ def check(
             load.save_state(checked.model, target)
             report = dataclasses.replace(report, notes=(*report.notes, f"the fixed checkpoint is {target}"))
     report = dataclasses.replace(report, command=shlex.join(["normscope", *sys.argv[1:]]))
-    render = {"text": findings.as_text, "json": to_json, "sarif": findings.as_sarif, "html": findings.render_check}
+    render: dict[str, Callable[[Any], str]] = {
+        "text": findings.as_text,
+        "json": to_json,
+        "sarif": findings.as_sarif,
+        "html": findings.render_check,
+    }
     text = render[format](report)
     if out is None:
         typer.echo(text)

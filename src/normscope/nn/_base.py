@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
@@ -49,10 +52,29 @@ def check_eps(eps: float, *, by_batch: bool) -> None:
         raise InputError(f"batch_norm eps must be non-negative, but got {eps}; the usual value is 1e-5")
 
 
+class HasMoments(Protocol):
+    """What a forward leaves behind, from which the batch's moments are made when they are asked for."""
+
+    def merged(self) -> Moments:
+        """Moments of the whole batch."""
+        ...
+
+
+@dataclass(slots=True)
+class Found:
+    """The statistics of each part of a batch."""
+
+    parts: list[Statistics]
+
+    def merged(self) -> Moments:
+        """Moments of the whole batch."""
+        return functional.merged(self.parts)
+
+
 class NormLayer(_NormBase):
     """The forward of torch's batch norm, with the normalization by batch statistics left to `_normalize`."""
 
-    _last: list[Statistics] | None = None
+    _last: HasMoments | None = None
 
     @property
     def batch_moments(self) -> Moments | None:
@@ -60,7 +82,7 @@ class NormLayer(_NormBase):
 
         They carry no graph and are not in the state_dict. Forwards under torch.compile or torch.func leave None.
         """
-        return None if self._last is None else functional.merged(self._last)
+        return None if self._last is None else self._last.merged()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name, given by keyword)
         """Normalize `input`, shape [batch, channels, *spatial]; track its statistics when training.
@@ -74,16 +96,16 @@ class NormLayer(_NormBase):
     def _forward(self, x: Tensor, epilogue: Epilogue) -> Tensor:
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         check_channels(self, x)
-        mean, variance = self.running_mean, self.running_var
-        by_batch = self.training or (mean is None and variance is None)
-        check_eps(self.eps, by_batch=by_batch)
-        if not by_batch:
-            assert mean is not None
-            assert variance is not None
+        if not self.training and (mean := self.running_mean) is not None and (variance := self.running_var) is not None:
+            check_eps(self.eps, by_batch=False)
             return functional.evaluate(x, mean, variance, self.weight, self.bias, self.eps, epilogue)
+        check_eps(self.eps, by_batch=True)
         check_values(x, values_per_channel(x))
+        return self._by_batch(x, epilogue)
+
+    def _by_batch(self, x: Tensor, epilogue: Epilogue) -> Tensor:
         y, found = self._normalize(x, epilogue)
-        self._last = None if tracing() or transformed() else found
+        self._last = None if tracing() or transformed() else Found(found)
         if self.training and self.track_running_stats:
             self._track(found)
         return y
@@ -103,7 +125,7 @@ class NormLayer(_NormBase):
         if factor is None:
             factor = 0.0 if self.num_batches_tracked is None else 1.0 / float(self.num_batches_tracked)
         if self._last is not None and cpu.can_update(mean, variance) and _single(found):
-            cpu.update(mean, variance, found[0].packed, float(found[0].count), factor)  # type: ignore[arg-type]
+            cpu.update(mean, variance, found[0].packed, float(found[0].count), factor)
             return
         moments = functional.merged(found)
         with torch.no_grad():
@@ -112,4 +134,5 @@ class NormLayer(_NormBase):
 
 
 def _single(found: list[Statistics]) -> bool:
-    return len(found) == 1 and found[0].packed is not None and found[0].mean.shape[0] == 1
+    packed = found[0].packed
+    return len(found) == 1 and packed.shape[1] == 1 and packed.dtype == torch.float64 and packed.is_contiguous()

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normscope.nn._base import NormLayer
+from normscope.nn._plain import PlainLayer
 from normscope.ops.activation import require
 from normscope.ops.functional import Epilogue
 
 
-class _BatchNormAct(NormLayer):
+class _BatchNormAct(PlainLayer):
     def __init__(
         self,
         num_features: int,

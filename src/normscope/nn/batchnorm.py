@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from normscope.nn._base import NormLayer
+from normscope.nn._plain import PlainLayer
 
 
-class BatchNorm1d(NormLayer, nn.BatchNorm1d):
+class BatchNorm1d(PlainLayer, nn.BatchNorm1d):
     """torch.nn.BatchNorm1d, for [batch, channels] and [batch, channels, length], plus `batch_moments`."""
 
 
-class BatchNorm2d(NormLayer, nn.BatchNorm2d):
+class BatchNorm2d(PlainLayer, nn.BatchNorm2d):
     """torch.nn.BatchNorm2d, for [batch, channels, height, width], plus `batch_moments`."""
 
 
-class BatchNorm3d(NormLayer, nn.BatchNorm3d):
+class BatchNorm3d(PlainLayer, nn.BatchNorm3d):
     """torch.nn.BatchNorm3d, for [batch, channels, depth, height, width], plus `batch_moments`."""

@@ -26,7 +26,7 @@ from normscope.ops.functional import Epilogue, Statistics
 def ghosts(batch: int, ghost_size: int) -> list[tuple[int, int]]:
     """How a batch is cut: (number of ghosts, samples in each), at most two such runs, the larger ghosts first."""
     number = max(1, batch // ghost_size)
-    size, extra = divmod(batch, number)
+    size, extra = batch // number, batch % number  # torch.compile knows no divmod of a dynamic batch
     return [run for run in ((extra, size + 1), (number - extra, size)) if run[0]]
 
 

@@ -9,6 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from normscope.ops import cpu
+
+# Elements up to which torch's kernel was measured to be faster (`benchmarks/kernels.py --small`).
+FEW = 1 << 15
+
 
 def supports(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     """Whether torch's kernel takes these and returns its statistics in at least float32."""
@@ -18,6 +23,28 @@ def supports(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     if x.dtype in (torch.float32, torch.float64):
         return all(dtype == x.dtype for dtype in parameters)
     return x.dtype in (torch.bfloat16, torch.float16) and all(dtype == torch.float32 for dtype in parameters)
+
+
+def is_faster(x: Tensor, *values: Tensor | None) -> bool:
+    """Whether torch's kernel was measured to be faster on inputs like `x` than one that Python has to call.
+
+    It is also as accurate as ours where `is_near` holds of what it finds.
+
+    Args:
+        x: Shape [batch, channels, *spatial].
+        values: Parameters and running statistics, all of which must have the dtype of `x`.
+    """
+    if not 0 < x.numel() <= FEW or x.dtype != torch.float32 or cpu.EXTENSION.module is None:
+        return False
+    for value in values:
+        if value is not None and value.dtype != torch.float32:
+            return False
+    return x.device.type == "cpu" and x.is_contiguous()
+
+
+def is_near(mean: Tensor, inverse_deviation: Tensor) -> bool:
+    """Whether a mean rounded to float32 costs at most an ulp of the normalized values (2**-24 of the mean)."""
+    return cpu.near_zero(mean, inverse_deviation, 8.0)
 
 
 def train(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:

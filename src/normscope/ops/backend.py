@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from normscope.errors import InputError, UnsupportedError
-from normscope.ops import cpu
+from normscope.ops import aten, cpu
 
 NAMES = ("auto", "compiled", "torch", "reference")
 
@@ -50,6 +50,8 @@ def backend(x: Tensor) -> Backend:
     if _requested in ("torch", "reference"):
         return Backend(_requested, "", "requested by use_backend")
     objection = cpu.objection(x)
+    if _requested == "auto" and aten.is_faster(x):
+        return Backend("torch", "", f"torch's own kernel is faster for at most {aten.FEW} contiguous float32 elements")
     if not objection:
         levels = cpu.EXTENSION.levels
         return Backend("compiled", levels[cpu.level_in_use], f"{x.dtype} on the CPU; levels here: {', '.join(levels)}")

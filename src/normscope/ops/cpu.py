@@ -31,6 +31,13 @@ class Extension:
         """Names of the instruction-set levels that this machine runs, best first."""
         return tuple(self.module.level_names()) if self.module is not None else ()
 
+    @property
+    def identity(self) -> str:
+        """What numbers depend on: the level in use and a hash of sources and compiler, or that there are no kernels."""
+        if self.module is None:
+            return "not installed"
+        return f"{self.levels[level_in_use]}, build {self.module.fingerprint}"
+
 
 def _load() -> Extension:
     try:
@@ -83,6 +90,21 @@ def laid_out_like(value: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(value)
 
 
+def ready(x: Tensor, parameter: Tensor | None) -> Tensor | None:
+    """A parameter as the kernels read it for `x`: itself where that is how it is, which is cheap to ask."""
+    if parameter is None:
+        return None
+    dtype = parameter_dtype(x)
+    if parameter.dtype == dtype and parameter.is_contiguous():
+        return parameter
+    return parameter.detach().to(dtype).contiguous()
+
+
+def new_moments(x: Tensor, groups: int) -> Tensor:
+    """Memory for the moments of `x` in `groups` ghosts, shape [2, groups, channels]."""
+    return torch.empty(2, groups, x.shape[1], dtype=torch.float64, device=x.device)
+
+
 def _shape(x: Tensor, groups: int) -> tuple[int, int, int, int, bool, int]:
     batch, channels = x.shape[0], x.shape[1]
     inner = x.numel() // (batch * channels)
@@ -122,7 +144,8 @@ def forward(
     Args:
         x: Shape [batch, channels, *spatial], laid out.
         y: Memory with the strides of `x`.
-        moments: float64, shape [2, groups, channels]: mean and m2; read where the statistics phase is not run.
+        moments: float64, shape [2, groups, channels], contiguous: mean and m2; read where the statistics phase is not
+            run.
         weight: gamma, in `parameter_dtype`, contiguous.
         bias: beta, likewise.
         eps: Added to the variance m2 / count.
@@ -135,11 +158,10 @@ def forward(
         groups: Equal ghosts that the batch consists of.
     """
     shape = _shape(x, groups)
-    mean = moments.data_ptr()
     EXTENSION.module.forward(
         level_in_use, *shape, phases, groups, x.data_ptr(), _address(residual), _address(y), _address(mask),
-        _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), mean,
-        mean + moments.stride(0) * 8, FUSED[activation], slope,
+        _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), moments.data_ptr(),
+        FUSED[activation], slope,
     )  # fmt: skip
 
 
@@ -148,7 +170,7 @@ def backward(
     x: Tensor,
     dx: Tensor | None,
     moments: Tensor,
-    sums: Tensor,
+    sums: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
@@ -156,6 +178,8 @@ def backward(
     phases: int = STATISTICS | APPLY,
     count: float = 0.0,
     batch_statistics: bool = True,
+    dweight: Tensor | None = None,
+    dbias: Tensor | None = None,
     dresidual: Tensor | None = None,
     mask: Tensor | None = None,
     activation: str = "none",
@@ -169,13 +193,16 @@ def backward(
         x: The forward's input.
         dx: Memory with the strides of `x`.
         moments: As the forward left them.
-        sums: float64, shape [2, groups, channels]: dbeta and dgamma; read where the statistics phase is not run.
+        sums: float64, shape [2, groups, channels], contiguous: dbeta and dgamma; read where the statistics phase is not
+            run; None where nobody asks for them.
         weight: As in the forward.
         bias: As in the forward; needed to compute an activation's input again.
         eps: As in the forward.
         phases: STATISTICS, APPLY or both.
         count: As in the forward.
         batch_statistics: Whether the moments depend on `x`, as in training.
+        dweight: Memory for dgamma over all groups, in `parameter_dtype`, or None.
+        dbias: Memory for dbeta, likewise.
         dresidual: Memory with the strides of `x`, or None.
         mask: As the forward left it.
         activation: As in the forward.
@@ -183,27 +210,41 @@ def backward(
         groups: As in the forward.
     """
     shape = _shape(x, groups)
-    mean, total = moments.data_ptr(), sums.data_ptr()
     EXTENSION.module.backward(
         level_in_use, *shape, phases, groups, dy.data_ptr(), x.data_ptr(), _address(dx), _address(dresidual),
-        _address(mask), _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), mean,
-        mean + moments.stride(0) * 8, total, total + sums.stride(0) * 8, batch_statistics, FUSED[activation], slope,
+        _address(mask), _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]),
+        moments.data_ptr(), _address(sums), _address(dweight), _address(dbias), batch_statistics, FUSED[activation],
+        slope,
     )  # fmt: skip
+
+
+def near_zero(mean: Tensor, inverse_deviation: Tensor, limit: float) -> bool:
+    """Whether every channel's mean lies within `limit` deviations of zero; float32, shape [channels], contiguous."""
+    near: bool = EXTENSION.module.near_zero(mean.data_ptr(), inverse_deviation.data_ptr(), mean.shape[0], limit)
+    return near
+
+
+def increment(counter: Tensor) -> None:
+    """Add 1 in place to a tensor of one whole number; an addition by torch costs as much as a small kernel."""
+    if counter.dtype == torch.int64 and counter.device.type == "cpu":
+        EXTENSION.module.increment(counter.data_ptr())
+        torch.autograd.graph.increment_version(counter)
+    else:
+        counter.add_(1)
 
 
 def can_update(running_mean: Tensor, running_var: Tensor) -> bool:
     """Whether `update` may write into these buffers."""
     dtype = running_mean.dtype
-    if dtype not in (torch.float32, torch.float64) or running_var.dtype != dtype:
+    if EXTENSION.module is None or dtype not in (torch.float32, torch.float64) or running_var.dtype != dtype:
         return False
     return all(v.device.type == "cpu" and v.is_contiguous() and type(v) is Tensor for v in (running_mean, running_var))
 
 
 def update(running_mean: Tensor, running_var: Tensor, moments: Tensor, count: float, factor: float) -> None:
     """Move running statistics in place towards moments of shape [2, 1, channels]; Bessel-corrected variance."""
-    mean = moments.data_ptr()
     EXTENSION.module.update(
-        running_mean.dtype == torch.float64, running_mean.data_ptr(), running_var.data_ptr(), mean,
-        mean + moments.stride(0) * 8, moments.shape[-1], count, factor,
+        running_mean.dtype == torch.float64, running_mean.data_ptr(), running_var.data_ptr(), moments.data_ptr(),
+        moments.shape[-1], count, factor,
     )  # fmt: skip
     torch.autograd.graph.increment_version((running_mean, running_var))

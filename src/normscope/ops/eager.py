@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normscope.ops import phases, reference
-from normscope.ops.activation import applied
+from normscope.ops import cpu, phases, reference
+from normscope.ops.activation import ONE_BIT, applied
 
 
 def affine_gradients(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -71,8 +71,53 @@ def _closed_gain(
     )[2]
 
 
+def _mask(x: Tensor, residual: Tensor | None, activation: str, groups: int) -> Tensor | None:
+    return None if residual is None or activation not in ONE_BIT else cpu.new_mask(x, groups)
+
+
+def _memory_for(parameter: Tensor | None, x: Tensor, wanted: bool) -> Tensor | None:
+    return torch.empty(parameter.shape, dtype=cpu.parameter_dtype(x)) if wanted and parameter is not None else None
+
+
+def _gradients(
+    ctx: Any, dy: Tensor, count: float, batch_statistics: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Dx, dgamma, dbeta and the residual's gradient, by the kernels."""
+    x, weight, bias, found, mask = ctx.saved_tensors
+    eps, activation, slope, residual = ctx.options
+    x = cpu.laid_out(x)
+    dx, other = torch.empty_like(x), torch.empty_like(x) if residual else None
+    dgamma = _memory_for(weight, x, ctx.needs_input_grad[1])
+    dbeta = _memory_for(bias, x, ctx.needs_input_grad[2])
+    cpu.backward(
+        cpu.laid_out_like(dy, x), x, dx, found, None, cpu.ready(x, weight), cpu.ready(x, bias), eps, count=count,
+        batch_statistics=batch_statistics, dweight=dgamma, dbias=dbeta, dresidual=other, mask=mask,
+        activation=activation, slope=slope, groups=found.shape[1],
+    )  # fmt: skip
+    if dgamma is not None and dgamma.dtype != weight.dtype:
+        dgamma = dgamma.to(weight.dtype)
+    if dbeta is not None and dbeta.dtype != bias.dtype:
+        dbeta = dbeta.to(bias.dtype)
+    return dx, dgamma, dbeta, other
+
+
+def _differentiable(ctx: Any, dy: Tensor, statistics: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What `_gradients` returns, differentiable; without a residual its gradient is None."""
+    x, weight, bias, found, mask = ctx.saved_tensors
+    eps, activation, slope, residual = ctx.options
+    gain = None
+    if residual:
+        mask = x.new_empty(0, dtype=torch.uint8) if mask is None else mask
+        gain = _closed_gain(x, found, mask, activation, slope, batch_statistics=statistics is None)
+    grads = differentiable_backward(dy, x, weight, bias, gain, eps, activation, slope, found.shape[1], statistics)
+    return grads if residual else (*grads[:3], None)
+
+
 class Train(torch.autograd.Function):
-    """Training: (x, weight, bias, residual, eps, activation, slope, groups) -> y, moments."""
+    """Training: (x, weight, bias, residual, memory for moments, eps, activation, slope) -> y.
+
+    The moments come back in memory of the caller's: a second output would cost more than a small kernel.
+    """
 
     @staticmethod
     def forward(
@@ -81,80 +126,64 @@ class Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        eps: float,
-        activation: str,
-        slope: float,
-        groups: int,
-    ) -> tuple[Tensor, Tensor]:
-        y, found, mask = phases.batch_norm(x, weight, bias, residual, eps, activation, slope, groups)
-        ctx.save_for_backward(x, weight, bias, found, mask)
-        ctx.options = (eps, activation, slope, groups, residual is not None)
-        ctx.mark_non_differentiable(found)
-        ctx.set_materialize_grads(False)
-        return y, found
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        if dy is None:
-            return (None,) * 8
-        x, weight, bias, found, mask = ctx.saved_tensors
-        eps, activation, slope, groups, residual = ctx.options
-        count = x.numel() / (x.shape[1] * groups)
-        if torch.is_grad_enabled():
-            gain = _closed_gain(x, found, mask, activation, slope, batch_statistics=True) if residual else None
-            grads = differentiable_backward(dy, x, weight, bias, gain, eps, activation, slope, groups)
-            return (*grads[:3], grads[3] if residual else None, None, None, None, None)
-        dx, sums, dresidual = phases.backward(
-            dy, x, found, count, weight, bias, mask, eps, activation, slope, batch_statistics=True, residual=residual
-        )
-        dgamma, dbeta = affine_gradients(sums, weight, bias)
-        return dx, dgamma, dbeta, dresidual if residual else None, None, None, None, None
-
-
-class Evaluate(torch.autograd.Function):
-    """Evaluation: (x, moments, weight, bias, residual, eps, activation, slope) -> y; moments are mean and variance."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        statistics: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
+        found: Tensor,
         eps: float,
         activation: str,
         slope: float,
     ) -> Tensor:
-        y, mask = phases.normalize(x, statistics, 1.0, weight, bias, residual, eps, activation, slope)
-        ctx.save_for_backward(x, statistics, weight, bias, mask)
+        lain, groups = cpu.laid_out(x), found.shape[1]
+        y, mask = torch.empty_like(lain), _mask(lain, residual, activation, groups)
+        cpu.forward(
+            lain, y, found, cpu.ready(x, weight), cpu.ready(x, bias), eps,
+            residual=None if residual is None else cpu.laid_out_like(residual, lain), mask=mask, activation=activation,
+            slope=slope, groups=groups,
+        )  # fmt: skip
+        ctx.save_for_backward(x, weight, bias, found, mask)
         ctx.options = (eps, activation, slope, residual is not None)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, statistics, weight, bias, mask = ctx.saved_tensors
-        eps, activation, slope, residual = ctx.options
         if torch.is_grad_enabled():
-            gain = _closed_gain(x, statistics, mask, activation, slope, batch_statistics=False) if residual else None
-            grads = differentiable_backward(dy, x, weight, bias, gain, eps, activation, slope, 1, statistics)
-            return (grads[0], None, *grads[1:3], grads[3] if residual else None, None, None, None)
-        dx, sums, dresidual = phases.backward(
-            dy,
-            x,
-            statistics,
-            1.0,
-            weight,
-            bias,
-            mask,
-            eps,
-            activation,
-            slope,
-            batch_statistics=False,
-            residual=residual,
-        )
-        dgamma, dbeta = affine_gradients(sums, weight, bias)
-        return dx, None, dgamma, dbeta, dresidual if residual else None, None, None, None
+            grads = _differentiable(ctx, dy, None)
+        else:
+            grads = _gradients(ctx, dy, 0.0, batch_statistics=True)
+        return (*grads, None, None, None, None)
+
+
+class Evaluate(torch.autograd.Function):
+    """Evaluation: (x, weight, bias, residual, moments, eps, activation, slope) -> y; moments are mean and variance."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        statistics: Tensor,
+        eps: float,
+        activation: str,
+        slope: float,
+    ) -> Tensor:
+        lain = cpu.laid_out(x)
+        y, mask = torch.empty_like(lain), _mask(lain, residual, activation, 1)
+        cpu.forward(
+            lain, y, statistics, cpu.ready(x, weight), cpu.ready(x, bias), eps, phases=cpu.APPLY, count=1.0,
+            residual=None if residual is None else cpu.laid_out_like(residual, lain), mask=mask, activation=activation,
+            slope=slope,
+        )  # fmt: skip
+        ctx.save_for_backward(x, weight, bias, statistics, mask)
+        ctx.options = (eps, activation, slope, residual is not None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            grads = _differentiable(ctx, dy, ctx.saved_tensors[3])
+        else:
+            grads = _gradients(ctx, dy, 1.0, batch_statistics=False)
+        return (*grads, None, None, None, None)
 
 
 class Transformed(torch.autograd.Function):

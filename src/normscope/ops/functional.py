@@ -38,21 +38,27 @@ class Epilogue:
 PLAIN = Epilogue()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statistics:
     """What a training forward found, for each of the equal ghosts that the batch was cut into.
 
     Attributes:
-        mean: Shape [ghosts, channels].
-        m2: Sum of squared deviations, shape [ghosts, channels].
+        packed: Mean and sum of squared deviations, shape [2, ghosts, channels].
         count: Values per channel of one ghost.
-        packed: Both as the kernels left them, shape [2, ghosts, channels]; None where others ran.
     """
 
-    mean: Tensor
-    m2: Tensor
+    packed: Tensor
     count: int
-    packed: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """Shape [ghosts, channels]."""
+        return self.packed[0]
+
+    @property
+    def m2(self) -> Tensor:
+        """Sum of squared deviations, shape [ghosts, channels]."""
+        return self.packed[1]
 
 
 def merged(parts: list[Statistics]) -> Moments:
@@ -108,21 +114,20 @@ def train(
     if not _suits(x, weight, bias):
         y, statistics = _train_without_kernels(x, weight, bias, eps, groups)
         return epilogue.composed(y), statistics
+    count = x.numel() // (x.shape[1] * groups)
     if transformed():
         y, found = eager.Transformed.apply(x, weight, bias, eps, groups)  # type: ignore[no-untyped-call]
-        count = x.numel() // (x.shape[1] * groups)
-        return epilogue.composed(y), Statistics(found[0], found[1], count, found)
+        return epilogue.composed(y), Statistics(found, count)
     fused = _fusable(x, epilogue)
     activation, slope, residual = (
         (epilogue.activation, epilogue.slope, epilogue.residual) if fused else ("none", 0.0, None)
     )
-    options = (x, weight, bias, residual, eps, activation, slope, groups)
     if tracing():
-        y, found, _ = schema.batch_norm(*options)
+        y, found, _ = schema.batch_norm(x, weight, bias, residual, eps, activation, slope, groups)
     else:
-        y, found = eager.Train.apply(*options)  # type: ignore[no-untyped-call]
-    count = x.numel() // (x.shape[1] * groups)
-    return y if fused else epilogue.composed(y), Statistics(found[0], found[1], count, found)
+        found = cpu.new_moments(x, groups)
+        y = eager.Train.apply(x, weight, bias, residual, found, eps, activation, slope)  # type: ignore[no-untyped-call]
+    return y if fused else epilogue.composed(y), Statistics(found, count)
 
 
 def _train_without_kernels(
@@ -133,9 +138,9 @@ def _train_without_kernels(
     count = x.numel() // x.shape[1] if x.shape[1] else 0
     if backend.requested() != "reference" and not transformed() and aten.supports(x, weight, bias):
         y, mean, variance = aten.train(x, weight, bias, eps)
-        return y, Statistics(mean[None], (variance * (count - 1))[None], count)
+        return y, Statistics(torch.stack([mean, (variance * (count - 1)).to(mean.dtype)])[:, None], count)
     y, moments = reference.train(x, weight, bias, eps)
-    return y, Statistics(moments.mean[None], moments.m2[None], count)
+    return y, Statistics(torch.stack([moments.mean, moments.m2])[:, None], count)
 
 
 def _ghosts_without_kernels(
@@ -144,12 +149,11 @@ def _ghosts_without_kernels(
     if groups >= _MANY and x.numel() // groups < _SMALL:
         gamma, beta = (None if value is None else value.repeat(groups) for value in (weight, bias))
         y, found = _train_without_kernels(_as_channels(x, groups), gamma, beta, eps, 1)
-        shape = (groups, x.shape[1])
         y = cpu.laid_out_like(_as_batch(y, groups), x)
-        return y, Statistics(found.mean.reshape(shape), found.m2.reshape(shape), found.count)
+        return y, Statistics(found.packed.reshape(2, groups, x.shape[1]), found.count)
     parts = [_train_without_kernels(part, weight, bias, eps, 1) for part in torch.chunk(x, groups)]
-    mean, m2 = torch.cat([s.mean for _, s in parts]), torch.cat([s.m2 for _, s in parts])
-    return torch.cat([y for y, _ in parts]), Statistics(mean, m2, parts[0][1].count)
+    packed = torch.cat([found.packed for _, found in parts], 1)
+    return torch.cat([y for y, _ in parts]), Statistics(packed, parts[0][1].count)
 
 
 def _as_channels(x: Tensor, number: int) -> Tensor:
@@ -183,6 +187,6 @@ def evaluate(
         return epilogue.composed(y)
     statistics = torch.stack([mean.detach(), variance.detach()]).double().unsqueeze(1)
     fused: Tensor = eager.Evaluate.apply(  # type: ignore[no-untyped-call]
-        x, statistics, weight, bias, epilogue.residual, eps, epilogue.activation, epilogue.slope
+        x, weight, bias, epilogue.residual, statistics, eps, epilogue.activation, epilogue.slope
     )
     return fused

@@ -17,19 +17,8 @@ def _compiled(x: Tensor, activation: str) -> bool:
     return activation in FUSED and not cpu.objection(x)
 
 
-def _ready(x: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
-    """The parameters as the kernels read them; themselves wherever that is how they are, which is cheaper to ask."""
-    dtype = cpu.parameter_dtype(x)
-    return [
-        value
-        if value is None or (value.dtype == dtype and value.is_contiguous())
-        else value.detach().to(dtype).contiguous()
-        for value in parameters
-    ]
-
-
-def _new_moments(x: Tensor, groups: int) -> Tensor:
-    return torch.empty(2, groups, x.shape[1], dtype=torch.float64, device=x.device)
+def _given(mask: Tensor) -> Tensor | None:
+    return mask if mask.numel() else None
 
 
 def mask_for(x: Tensor, residual: Tensor | None, activation: str, groups: int) -> Tensor:
@@ -45,7 +34,7 @@ def moments(x: Tensor) -> Tensor:
     """Mean and m2 of every channel of `x`, shape [2, 1, channels]."""
     if not _compiled(x, "none"):
         return composed.moments(x)
-    found = _new_moments(x, 1)
+    found = cpu.new_moments(x, 1)
     cpu.forward(cpu.laid_out(x), None, found, None, None, 0.0, phases=cpu.STATISTICS)
     return found
 
@@ -79,10 +68,10 @@ def normalize(
     x = cpu.laid_out(x)
     y, mask = torch.empty_like(x), mask_for(x, residual, activation, 1)
     other = None if residual is None else cpu.laid_out_like(residual, x)
-    gamma, beta = _ready(x, weight, bias)
     cpu.forward(
-        x, y, found.contiguous(), gamma, beta, eps, phases=cpu.APPLY, count=count, residual=other,
-        mask=mask if mask.numel() else None, activation=activation, slope=slope,
+        x, y, found.contiguous(), cpu.ready(x, weight), cpu.ready(x, bias), eps, phases=cpu.APPLY, count=count,
+        residual=other,
+        mask=_given(mask), activation=activation, slope=slope,
     )  # fmt: skip
     return y, mask
 
@@ -104,11 +93,10 @@ def batch_norm(
         y, mask = composed.normalize(x, found, count, weight, bias, residual, eps, activation, slope)
         return y, found, mask
     x = cpu.laid_out(x)
-    y, found, mask = torch.empty_like(x), _new_moments(x, groups), mask_for(x, residual, activation, groups)
+    y, found, mask = torch.empty_like(x), cpu.new_moments(x, groups), mask_for(x, residual, activation, groups)
     other = None if residual is None else cpu.laid_out_like(residual, x)
-    gamma, beta = _ready(x, weight, bias)
     cpu.forward(
-        x, y, found, gamma, beta, eps, residual=other, mask=mask if mask.numel() else None,
+        x, y, found, cpu.ready(x, weight), cpu.ready(x, bias), eps, residual=other, mask=_given(mask),
         activation=activation, slope=slope, groups=groups,
     )  # fmt: skip
     return y, found, mask
@@ -136,12 +124,13 @@ def backward(
         return dx, sums, g.clone() if residual else x.new_empty(0)
     x = cpu.laid_out(x)
     dy = cpu.laid_out_like(dy, x)
+    found = found.contiguous()
     dx, sums = torch.empty_like(x), torch.empty_like(found)
     other = torch.empty_like(x) if residual else None
-    gamma, beta = _ready(x, weight, bias)
     cpu.backward(
-        dy, x, dx, found, sums, gamma, beta, eps, count=count, batch_statistics=batch_statistics, dresidual=other,
-        mask=mask if mask.numel() else None, activation=activation, slope=slope, groups=found.shape[1],
+        dy, x, dx, found, sums, cpu.ready(x, weight), cpu.ready(x, bias), eps, count=count,
+        batch_statistics=batch_statistics, dresidual=other, mask=_given(mask), activation=activation, slope=slope,
+        groups=found.shape[1],
     )  # fmt: skip
     return dx, sums, x.new_empty(0) if other is None else other
 
@@ -163,11 +152,11 @@ def backward_reduce(
         g = composed.gate(dy, x, found, count, weight, bias, mask, eps, activation, slope)
         return composed.reduce(g, x, found, count, eps)
     x = cpu.laid_out(x)
+    found = found.contiguous()
     sums = torch.empty_like(found)
-    gamma, beta = _ready(x, weight, bias)
     cpu.backward(
-        cpu.laid_out_like(dy, x), x, None, found, sums, gamma, beta, eps, phases=cpu.STATISTICS, count=count,
-        mask=mask if mask.numel() else None, activation=activation, slope=slope,
+        cpu.laid_out_like(dy, x), x, None, found, sums, cpu.ready(x, weight), cpu.ready(x, bias), eps,
+        phases=cpu.STATISTICS, count=count, mask=_given(mask), activation=activation, slope=slope,
     )  # fmt: skip
     return sums
 
@@ -194,10 +183,9 @@ def backward_input(
         return dx, g.clone() if residual else x.new_empty(0)
     x = cpu.laid_out(x)
     dx, other = torch.empty_like(x), torch.empty_like(x) if residual else None
-    gamma, beta = _ready(x, weight, bias)
     cpu.backward(
-        cpu.laid_out_like(dy, x), x, dx, found, sums.contiguous(), gamma, beta, eps, phases=cpu.APPLY, count=count,
-        batch_statistics=batch_statistics, dresidual=other, mask=mask if mask.numel() else None,
-        activation=activation, slope=slope,
+        cpu.laid_out_like(dy, x), x, dx, found.contiguous(), sums.contiguous(), cpu.ready(x, weight),
+        cpu.ready(x, bias), eps, phases=cpu.APPLY, count=count, batch_statistics=batch_statistics, dresidual=other,
+        mask=_given(mask), activation=activation, slope=slope,
     )  # fmt: skip
     return dx, x.new_empty(0) if other is None else other

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from normscope.model.attach import before_forward, replayable
+from normscope.model.attach import before_forward
 from normscope.moments import Moments, log_deviation_ratio, standardized_distance
 from normscope.probes.order import Order, Site, modules_named, order_of
 from normscope.probes.replay import Loss, gradient_of, loss_of, trainable
@@ -40,14 +40,14 @@ class Coupling:
 
 
 def coupling_of_step(
-    model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, sites: Sequence[Site] | None = None
+    model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer | float, sites: Sequence[Site] | None = None
 ) -> dict[str, Coupling]:
     """Coupling when the layers below take the real next step of `optimizer`.
 
     Args:
         model: The network that `loss` runs; left as it is. Its mode decides which statistics are used.
         loss: Runs the forward pass on a fixed batch and returns the loss.
-        optimizer: Whose next step is taken, on a copy.
+        optimizer: Whose next step is taken, on a copy; a number is the learning rate of a plain gradient step.
         sites: Layers to look at, as (name, module) pairs; by default every module with weights but the first.
 
     Returns:
@@ -117,14 +117,23 @@ def inputs_of(model: nn.Module, loss: Loss, sites: Sequence[Site]) -> tuple[floa
     def enter(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
         found.setdefault(layer.name, x.detach().clone())
 
-    with before_forward(modules_named(sites), enter), replayable(model):
+    with before_forward(modules_named(sites), enter):
         value = loss_of(model, loss)
     return value, found
 
 
-def compare(before: Tensor, after: Tensor, change: float = 0.0) -> Coupling:
-    """How one layer's input, shape [batch, channels, ...], moved from `before` to `after`; `change` is the loss's."""
-    a, b = Moments.of(before), Moments.of(after)
+def compare(
+    before: Tensor, after: Tensor, change: float = 0.0, moments: tuple[Moments, Moments] | None = None
+) -> Coupling:
+    """How one layer's input moved.
+
+    Args:
+        before: Shape [batch, channels, ...].
+        after: The same examples in the same layer later.
+        change: The change of the loss.
+        moments: Of both, where they are known.
+    """
+    a, b = moments or (Moments.of(before), Moments.of(after))
     moved = (after.double() - before.double()).square().sum()
     return Coupling(
         root_mean_square(standardized_distance(a, b)),

@@ -75,7 +75,7 @@ class Landscape:
 def gradient_shift(
     model: nn.Module,
     loss: Loss,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | float,
     stages: Sequence[Stage] | None = None,
 ) -> dict[str, GradientShift]:
     """Change of each layer's gradient when the layers below it alone take their next step, on the same batch.
@@ -83,7 +83,7 @@ def gradient_shift(
     Args:
         model: The network that `loss` runs; left as it is.
         loss: Runs the forward pass on a fixed batch and returns the loss.
-        optimizer: Whose next step is taken on a copy.
+        optimizer: Whose next step is taken on a copy; a number is the learning rate of a plain gradient step.
         stages: The layers; by default every module with weights, in the order in which the network runs them.
 
     Returns:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def stepped(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
+    optimizer: torch.optim.Optimizer | float, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
 ) -> list[Tensor]:
     """Where one step of `optimizer` with `gradients` would take `parameters`: new tensors, in their order.
 
@@ -25,13 +25,15 @@ def stepped(
     (clipping, scaling) is not part of it.
 
     Args:
-        optimizer: The optimizer of the training loop.
+        optimizer: The optimizer of the training loop; a number is the learning rate of a step along the gradients.
         parameters: The parameters to move; those that the optimizer does not hold stay.
         gradients: One for each of `parameters`.
 
     Raises:
         InputError: The optimizer cannot step on given gradients (LBFGS wants a closure).
     """
+    if isinstance(optimizer, float):
+        return [value.detach() - optimizer * part.detach() for value, part in zip(parameters, gradients, strict=True)]
     copies = {id(value): value.detach().clone().requires_grad_() for value in parameters}
     for group in optimizer.param_groups:
         for value in group["params"]:

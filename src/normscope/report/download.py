@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,9 @@ from normscope.records import to_json
 
 if TYPE_CHECKING:
     from normscope.records import Study
+
+
+_TOO_LARGE = "The record is too large for this page; it stands in the run folder."
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Download:
 
 def download(study: Study, room: int) -> Download:
     """As much of `study` as fits into `room` bytes of a page: all of it, or all but the raw runs."""
+    if room <= 0:
+        return Download("", "", _TOO_LARGE)
     whole = _address(study)
     if len(whole[0]) <= room:
         return Download(*whole, "")
@@ -39,10 +43,9 @@ def download(study: Study, room: int) -> Download:
     if count and len(short[0]) <= room:
         note = f"The raw numbers of the {count} runs are left out to keep this page small; the run folder has them."
         return Download(*short, note)
-    return Download("", "", "The record is too large for this page; it stands in the run folder.")
+    return Download("", "", _TOO_LARGE)
 
 
 def _address(study: Study) -> tuple[str, str]:
-    text = json.dumps(json.loads(to_json(study)), ensure_ascii=False, separators=(",", ":"))
-    data = text.encode()
+    data = to_json(study, compact=True).encode()
     return "data:application/json;base64," + base64.b64encode(data).decode(), f"{len(data) / 1000:.0f} kB"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from normscope.bibliography import WORKS
 from normscope.report import answer, words
@@ -12,8 +15,6 @@ from normscope.report.figure import NARROW, WIDE, figure_svg
 from normscope.report.template import fill
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from normscope.bibliography import Work
     from normscope.records import Figure, Study, Verdict
 
@@ -41,11 +42,22 @@ class Section:
     works: tuple[Work | str, ...]
 
 
-def render_study(study: Study) -> str:
-    """`study` as one HTML page under 2 MB that asks nothing of the network."""
+# (figure, name, width, most points of a series): one drawing.
+_Wanted = tuple["Figure", str, int, int]
+# As `map`: results in order.
+Each = Callable[[Callable[[_Wanted], str], list[_Wanted]], Iterable[str]]
+
+
+def render_study(study: Study, each: Each = map) -> str:
+    """`study` as one HTML page under 2 MB that asks nothing of the network.
+
+    Args:
+        study: The record.
+        each: Maps over the drawings of the figures; the map of a pool of workers draws them side by side.
+    """
     text = ""
     for most in (400, 120, 40, 12):
-        sections = [_section(number, verdict, most) for number, verdict in enumerate(study.verdicts, start=1)]
+        sections = _sections(study, most, each)
         bare = _page(study, sections, most, 0)
         text = _page(study, sections, most, LIMIT - len(bare.encode()) - 1000)
         if len(text.encode()) < LIMIT:
@@ -55,13 +67,16 @@ def render_study(study: Study) -> str:
 
 def plot(figure: Figure, name: str, most: int) -> Plot:
     """`figure` drawn for a wide and for a narrow page, its ids beginning with `name`."""
-    from markupsafe import Markup
+    return Plot(figure, name, tuple(Markup(_draw(wanted)) for wanted in _widths(figure, name, most)))  # noqa: S704  (ours)
 
-    drawings = tuple(
-        Markup(figure_svg(figure, f"{name}-{width}", inline=True, width=width, most=most))  # noqa: S704  (ours)
-        for width in (WIDE, NARROW)
-    )
-    return Plot(figure, name, drawings)
+
+def _widths(figure: Figure, name: str, most: int) -> list[_Wanted]:
+    return [(figure, f"{name}-{width}", width, most) for width in (WIDE, NARROW)]
+
+
+def _draw(wanted: _Wanted) -> str:
+    figure, name, width, most = wanted
+    return figure_svg(figure, name, inline=True, width=width, most=most)
 
 
 def _page(study: Study, sections: list[Section], most: int, room: int) -> str:
@@ -77,7 +92,22 @@ def _page(study: Study, sections: list[Section], most: int, room: int) -> str:
     )
 
 
-def _section(number: int, verdict: Verdict, most: int) -> Section:
+def _sections(study: Study, most: int, each: Each) -> list[Section]:
+    figures = {
+        f"fig-{number}-{place}": figure
+        for number, verdict in enumerate(study.verdicts, start=1)
+        for place, figure in enumerate(verdict.figures, start=1)
+    }
+    wanted = [one for name, figure in figures.items() for one in _widths(figure, name, most)]
+    drawn = dict(zip((name for _, name, _, _ in wanted), map(Markup, each(_draw, wanted)), strict=True))
+    return [_section(number, verdict, drawn) for number, verdict in enumerate(study.verdicts, start=1)]
+
+
+def _section(number: int, verdict: Verdict, drawn: dict[str, Markup]) -> Section:
     anchor = f"claim-{number}-{words.slug(verdict.claim)}"
-    plots = tuple(plot(figure, f"fig-{number}-{place}", most) for place, figure in enumerate(verdict.figures, start=1))
+    plots = tuple(
+        Plot(figure, name, tuple(drawn[f"{name}-{width}"] for width in (WIDE, NARROW)))
+        for place, figure in enumerate(verdict.figures, start=1)
+        for name in [f"fig-{number}-{place}"]
+    )
     return Section(number, anchor, verdict, plots, tuple(WORKS.get(key, key) for key in verdict.sources))

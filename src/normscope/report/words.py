@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NOTHING = "–"
 DECIDED = ("supported", "refuted")
+_RATIOS = ("x", "×")
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ICONS = {
     "supported": "✓",
@@ -56,9 +57,9 @@ def number(value: Any, decimals: int | None = None) -> str:
 
 
 def _decimals(effect: Effect) -> int | None:
-    """As many decimals as give the interval's width two significant digits."""
+    """As many decimals as give the interval's width two significant digits; None for a ratio over a wide range."""
     low, high = finite(effect.low), finite(effect.high)
-    if low is None or high is None or high <= low:
+    if low is None or high is None or high <= low or (effect.unit in _RATIOS and high > 4 * low):
         return None
     return min(6, max(0, 1 - math.floor(math.log10(high - low))))
 
@@ -67,7 +68,7 @@ def with_unit(text: str, unit: str) -> str:
     """`text` followed by its unit; ratios, whose unit is 'x', by a multiplication sign."""
     if not unit or text == NOTHING:
         return text
-    return f"{text}×" if unit in {"x", "×"} else f"{text} {unit}"
+    return f"{text}×" if unit in _RATIOS else f"{text} {unit}"
 
 
 def estimate(effect: Effect) -> str:

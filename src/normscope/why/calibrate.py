@@ -42,7 +42,8 @@ class Rate:
         supported: Cases that came out supported.
         refuted: Cases that came out refuted, for whatever reason.
         reversed: Cases whose headline interval excludes no effect on the side against the claim, whatever the verdict.
-        against: Those of them whose verdict is that the claim is refuted.
+        against: Cases that came out refuted for an effect in the other direction, which is not there: with a regime
+            whose interval lies on that side and is not wholly inside the smallest effect of interest.
         effect: Median estimate over the cases, as a person reads it.
         leading: Cases whose first regime, the one of the headline effect, came out supported.
         equivalence: Whether the claim is that there is no effect: a null case should be supported, a planted one not.
@@ -189,8 +190,9 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     effects = [verdict.effect for verdict in verdicts if verdict.effect is not None]
     reversed_ = [verdict for verdict in verdicts if verdict.effect is not None and _reversed(verdict.effect)]
-    against = sum(verdict.outcome == "refuted" for verdict in reversed_)
-    middle = statistics.median(effect.estimate for effect in effects) if effects else math.nan
+    against = sum(verdict.outcome == "refuted" and any(map(_by_sign, _deciding(verdict))) for verdict in verdicts)
+    known = [effect.estimate for effect in effects if math.isfinite(effect.estimate)]
+    middle = statistics.median(known) if known else math.nan
     same = claim.calibration is not None and claim.calibration.equivalence
     leading = sum(bool(each.regimes) and each.regimes[0].outcome == "supported" for each in verdicts)
     found = (outcomes["supported"], outcomes["refuted"], len(reversed_), against, middle, leading, same)
@@ -200,6 +202,17 @@ def _count(claim: Claim, multiple: float, verdicts: Sequence[Verdict]) -> Rate:
 def _reversed(effect: Effect) -> bool:
     """Whether the interval lies on the side of no effect that speaks against the claim."""
     return effect.high < effect.null if effect.smallest > effect.null else effect.low > effect.null
+
+
+def _deciding(verdict: Verdict) -> list[Effect]:
+    found = [regime.effect for regime in verdict.regimes if regime.outcome == "refuted"] or [verdict.effect]
+    return [effect for effect in found if effect is not None]
+
+
+def _by_sign(effect: Effect) -> bool:
+    """Whether only its sign can refute: it is reversed, and not wholly inside the smallest effect of interest."""
+    scale = math.log if effect.null == 1 else float
+    return _reversed(effect) and max(abs(scale(effect.low)), abs(scale(effect.high))) >= abs(scale(effect.smallest))
 
 
 def pool_of(size: int, choosing: int) -> Pool:

@@ -30,6 +30,7 @@ class Task:
         describe: The network in words.
         data: The data in words.
         fingerprint: Hash of the data.
+        kernels: Which compiled kernels the workers load.
         step_seconds: Measured seconds of one training step, by network.
         notes: What a reader must know, for example parts that could not be seen.
     """
@@ -45,6 +46,7 @@ class Task:
     describe: str = ""
     data: str = ""
     fingerprint: str = ""
+    kernels: str = ""
     step_seconds: dict[str, float] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
     has_shifted: bool = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from normscope.records import Effect, Outcome
 
@@ -56,7 +56,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 @lru_cache
 def _quantile(confidence: float, freedom: int) -> float:
     """Half the width of the central interval of Student's t."""
-    return float(stats.t.ppf(0.5 + confidence / 2, freedom))
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def outcome(values: Sequence[float], smallest: float, *, bound: bool = False) -> Outcome:

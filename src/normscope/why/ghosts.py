@@ -59,7 +59,7 @@ def treated(task: Task) -> int:
 
 def steps(task: Task, study: Plan) -> int:
     """Training steps, along which the rate falls to 0."""
-    return rates.steps(task, study) if task.own else study.steps(200, 200, 400)
+    return rates.steps(task, study) if task.own else study.steps(100, 200, 400)
 
 
 def rate(task: Task, study: Plan, results: Results) -> float | None:

@@ -17,6 +17,7 @@ from normscope.model.attach import functional_calls, preserved
 from normscope.model.batch import Batch, Examples
 from normscope.model.find import Found, Unsupported, find
 from normscope.model.given import Spec
+from normscope.ops import cpu
 from normscope.why import bench, data, networks
 from normscope.why.arms import BATCH_NORM, PLAIN
 from normscope.why.claim import Task
@@ -33,6 +34,7 @@ def inspect(task: Task) -> Task:
         SpecError: Something about the network, data, loss, metric or device is not usable.
         UnsupportedError: The network has no batch norm that can be seen.
     """
+    task = dataclasses.replace(task, kernels=cpu.EXTENSION.identity)
     return _embedded(task) if task.spec is None else _own(task, task.spec)
 
 
@@ -43,7 +45,7 @@ def _embedded(task: Task) -> Task:
         task,
         describe="three small ReLU networks that come with normscope: "
         + "; ".join(sorted(words for words, _ in networks.EMBEDDED.values())),
-        data="scikit-learn's digits: 1797 real 8x8 images of handwritten digits, 10 classes",
+        data="the digits of UCI and scikit-learn: 1797 real 8x8 images of handwritten digits, 10 classes",
         fingerprint=whole.fingerprint(),
         step_seconds={name: _seconds(task, name) for name in networks.EMBEDDED},
     )

@@ -123,22 +123,26 @@ def run(task: Task, job: Job, measure: Measure, *, every: int = 2, along: Along 
     batches = [data.train.take(index) for data in members.datas]
     wanted = {name.removeprefix("level "): loss for name, loss in job.options if name.startswith("level ")}
     found: list[Numbers] = [{} for _ in job.members]
+    going = list(range(len(found)))
 
-    def observe(step: int, current: Members) -> bool:
+    def observe(step: int, current: Members) -> list[int]:
+        nonlocal going
         losses = probe_losses(current, index)
         models: list[nn.Module] = []
-        for at, numbers in enumerate(found):
-            due = [name for name in wanted if name not in numbers and (losses[at] <= wanted[name] or step >= job.steps)]
-            if len(numbers) == len(wanted) or not (due or along):
+        for place, at in enumerate(going):
+            numbers, loss = found[at], losses[place]
+            due = [name for name in wanted if name not in numbers and (loss <= wanted[name] or step >= job.steps)]
+            if not (due or along):
                 continue
             models = models or [model.train() for model in current.models()]
             if along is not None:
-                along(models[at], batches[at], at)
+                along(models[place], batches[at], at)
             for name in due:
-                reached = losses[at] <= wanted[name]
-                numbers[name] = {"step": step, "loss": finite(losses[at]), "reached": reached}
-                numbers[name] |= measure(models[at], batches[at], at)
-        return all(len(numbers) == len(wanted) for numbers in found)
+                numbers[name] = {"step": step, "loss": finite(loss), "reached": loss <= wanted[name]}
+                numbers[name] |= measure(models[place], batches[at], at)
+        places = [place for place, at in enumerate(going) if len(found[at]) < len(wanted)]
+        going = [going[place] for place in places]
+        return places
 
     bench.run_training(task, job, members, observe, every)
     return found
@@ -195,11 +199,6 @@ def mean(values: Sequence[float]) -> float | None:
     """Mean of the finite values; None where there are none."""
     known = [value for value in values if math.isfinite(value)]
     return statistics.fmean(known) if known else None
-
-
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of `model` that training moves."""
-    return [value for value in model.parameters() if value.requires_grad]
 
 
 def rate(task: Task, study: Plan, results: Results, arm: Arm) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -32,8 +32,11 @@ class Members(Protocol):
     def losses(self, index: Tensor) -> Tensor:
         """Training losses [K], in train mode, of the examples at `index` [K, batch] of each training set."""
 
-    def scale_gradients(self, factors: Tensor) -> None:
-        """Multiply each network's gradients by its factor, shape [K]."""
+    def gradients(self, index: Tensor, factors: Tensor) -> None:
+        """Set every parameter's gradient: of the losses at `index` [K, batch], times each network's factor [K]."""
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the networks at `places` only; parameters keep their identity, not their shape."""
 
     def outputs(self, part: str, index: Tensor | None = None) -> list[Tensor]:
         """Evaluation-mode outputs of each network for its 'train' or 'test' examples (those at `index`)."""
@@ -91,11 +94,18 @@ class Single:
         output = self._forward(train.take(rows))[: index.shape[1]]
         return self.loss(output, train.target[index[0]].to(output.device)).reshape(1)
 
-    def scale_gradients(self, factors: Tensor) -> None:
-        """Multiply the gradients by factors[0]."""
+    def gradients(self, index: Tensor, factors: Tensor) -> None:
+        """Set the gradients of the loss at `index` [1, batch] times factors[0]."""
+        for value in self.parameters():
+            value.grad = None
+        self.losses(index).sum().backward()
         for value in self.parameters():
             if value.grad is not None:
                 value.grad.mul_(float(factors[0]))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Nothing to choose from: the one network goes on."""
+        assert list(places) == [0]
 
     def outputs(self, part: str, index: Tensor | None = None) -> list[Tensor]:
         """Evaluation-mode outputs on the CPU, in chunks of 512 examples."""

@@ -61,7 +61,7 @@ def jobs(task: Task, study: Plan, results: Results) -> list[Job]:
         members = tuple((seed, rate) for seed in study.seeds)
         groups = [members] if network.startswith("mlp") else [(member,) for member in members]
         steps, batch = study.steps(20, 50, 150), task.batch if task.own else 64
-        weight = 5.0 if network.startswith("mlp") else 1.5
+        weight = 14.0 if network.startswith("mlp") else 3.0
         found += [Job(KEY, network, BATCH_NORM, group, steps, batch, weight=weight) for group in groups]
     return found
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from normscope.why.arms import Arm
 from normscope.why.claim import Plan, Task
 from normscope.why.job import Job, Numbers, Results
+
+if TYPE_CHECKING:
+    from normscope.why.members import Members
 
 KEY = "rates"
 # Half-decades, as protocols for comparing arms want them: each arm gets the same grid.
@@ -29,11 +32,12 @@ def jobs(task: Task, plan: Plan, network: str, arms: Sequence[Arm]) -> list[Job]
     """The runs from which `best` chooses: the whole grid for each arm and selection seed."""
     grid = _grid(task, plan)
     members = [(seed, rate) for rate in grid for seed in plan.selection]
-    # Members of one rate reach the target together, so that their stack can stop there.
-    beside = len(plan.selection) if network.startswith("mlp") else 1
-    groups = [tuple(members[at : at + beside]) for at in range(0, len(members), beside)]
+    groups = [tuple(members)] if network.startswith("mlp") else [(member,) for member in members]
     batch = task.batch if network == "own" else 64
-    return [Job(KEY, network, arm, group, steps(task, plan), batch) for arm in arms for group in groups]
+    # Members of a stack leave it at their target: half of the steps are run.
+    weight = 0.5 if network.startswith("mlp") else 1.0
+    length = steps(task, plan)
+    return [Job(KEY, network, arm, group, length, batch, weight=weight) for arm in arms for group in groups]
 
 
 def _grid(task: Task, plan: Plan) -> tuple[float, ...]:
@@ -50,11 +54,10 @@ def run(task: Task, job: Job) -> list[Numbers]:
     return curves(task, job, members)
 
 
-def curves(task: Task, job: Job, members: Any) -> list[Numbers]:
-    """Probe loss and metric of each member every few steps.
+def curves(task: Task, job: Job, members: Members) -> list[Numbers]:
+    """Probe loss and metric of each member every few steps, until it is at its target or its loss no longer finite.
 
-    The search for a rate, and a user's own network, look at `HELD_OUT` held-out examples. A run of one network stops
-    when its loss is no longer finite; in a stack the others go on.
+    The search for a rate, and a user's own network, look at `HELD_OUT` held-out examples.
     """
     import torch
 
@@ -67,23 +70,23 @@ def curves(task: Task, job: Job, members: Any) -> list[Numbers]:
     every = max(EVERY_SEARCHING if searching and not task.own else EVERY, job.steps // 80)
     held = min(len(each.test) for each in members.datas)
     look = torch.arange(min(HELD_OUT, held)) if searching or task.own else None
-    seen: list[tuple[int, list[float], list[float]]] = []
+    found: list[Numbers] = [{"step": [], "loss": [], "metric": []} for _ in job.members]
+    going = found
 
-    def observe(step: int, current: Any) -> bool:
+    def observe(step: int, current: Members) -> list[int]:
+        nonlocal going
         losses = bench.score(current, "train", loss, index)
-        seen.append((step, losses, bench.score(current, "test", metric, look)))
-        reached = not task.own and all(value >= TARGET for value in seen[-1][2])
-        return reached or not any(math.isfinite(value) for value in losses)
+        metrics = bench.score(current, "test", metric, look)
+        for numbers, *values in zip(going, losses, metrics, strict=True):
+            for name, value in zip(numbers, (step, *values), strict=True):
+                numbers[name].append(value)
+        reached = [not task.own and value >= TARGET for value in metrics]
+        places = [at for at, value in enumerate(losses) if math.isfinite(value) and not reached[at]]
+        going = [going[at] for at in places]
+        return places
 
     bench.run_training(task, job, members, observe, every)
-    return [
-        {
-            "step": [step for step, _, _ in seen],
-            "loss": [losses[at] for _, losses, _ in seen],
-            "metric": [metrics[at] for _, _, metrics in seen],
-        }
-        for at in range(len(job.members))
-    ]
+    return found
 
 
 def best(task: Task, plan: Plan, results: Results, network: str, arm: Arm) -> float | None:

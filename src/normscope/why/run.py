@@ -11,6 +11,9 @@ from normscope.why.claim import Claim, Plan, Task
 from normscope.why.job import Job, Numbers, Results
 from normscope.why.store import Store
 
+# Seconds that it takes to start workers and to draw a page.
+_AROUND = 7.0
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -50,7 +53,12 @@ def seconds_of(task: Task, job: Job) -> float:
 
 def estimate(task: Task, plan: Plan, claims: Sequence[Claim], workers: int) -> float:
     """Estimated wall seconds of a study that starts from nothing."""
-    return sum(seconds_of(task, job) for job in all_jobs(task, plan, claims)) / workers
+    return wall(sum(seconds_of(task, job) for job in all_jobs(task, plan, claims)), workers)
+
+
+def wall(seconds: float, workers: int) -> float:
+    """Wall seconds, start and page included, of runs that take so many processor seconds."""
+    return _AROUND + seconds / workers
 
 
 class Study:
@@ -83,6 +91,13 @@ class Study:
                 self._file(job, *kept)
         return sorted(missing, key=lambda job: -seconds_of(self.task, job))
 
+    def left(self) -> float:
+        """Estimated processor seconds of the runs that are still to come."""
+        return max(0.0, self._total - self._done())
+
+    def _done(self) -> float:
+        return sum(seconds_of(self.task, job) for job in self.finished)
+
     def _file(self, job: Job, members: list[Numbers], seconds: float) -> None:
         self.finished[job] = (members, seconds)
         self.results.add(job, members)
@@ -107,5 +122,5 @@ class Study:
                     self._tell(tell, f"{job.claim}: {job.arm.name}")
 
     def _tell(self, tell: Callable[[Progress], None], label: str) -> None:
-        done = sum(seconds_of(self.task, job) for job in self.finished)
+        done = self._done()
         tell(Progress(done, max(self._total, done), len(self.finished), label))

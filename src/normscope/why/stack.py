@@ -59,10 +59,12 @@ class Stack:
     def __init__(self, models: Sequence[nn.Module], datas: Sequence[Data], *, full: bool = False) -> None:
         self.datas, self._full, self._measuring = list(datas), full, False
         self._templates = list(models)
-        self._parameters: list[nn.Parameter] = []
+        self._trained: list[nn.Parameter] = []
         self._running: list[Tensor] = []
         self._names: dict[str, Tensor] = {}
         self._layers = [self._layer(parts, str(at)) for at, parts in enumerate(_groups(models))]
+        self._flat = nn.Parameter(torch.empty(0))
+        self._flatten()
         self._x = {part: torch.stack([getattr(d, part).whole.args[0] for d in datas]) for part in ("train", "test")}
         self._each = torch.arange(len(models)).unsqueeze(1)
         self._y = torch.stack([d.train.target for d in datas])
@@ -70,9 +72,17 @@ class Stack:
     def _stacked(self, parts: Sequence[nn.Module], name: str, key: str) -> nn.Parameter:
         trained = getattr(parts[0], key).requires_grad
         value = nn.Parameter(torch.stack([getattr(part, key).detach() for part in parts]), requires_grad=trained)
-        self._parameters.append(value)
+        if trained:
+            self._trained.append(value)
         self._names[f"{name}.{key}"] = value
         return value
+
+    def _flatten(self) -> None:
+        """Make what is trained views of one [K, numbers] parameter: a step is then three operations, not a hundred."""
+        self._flat.data = torch.cat([value.detach().flatten(1) for value in self._trained], 1)
+        sizes = [value[0].numel() for value in self._trained]
+        for value, part in zip(self._trained, self._flat.detach().split(sizes, 1), strict=True):
+            value.data = part.view(value.shape)
 
     def _layer(self, parts: Sequence[Any], name: str) -> _Layer:
         first = parts[0]
@@ -90,7 +100,7 @@ class Stack:
         if isinstance(first, nn.BatchNorm1d):
             return self._norm(parts, name)
         if isinstance(first, nn.Dropout):
-            return lambda x, training: F.dropout(x, first.p, training)
+            return lambda x, training: _dropout(x, first.p) if training else x
         return lambda x, _: F.relu(x)
 
     def _norm(self, parts: Sequence[nn.BatchNorm1d], name: str) -> _Layer:
@@ -105,7 +115,7 @@ class Stack:
 
         def forward(x: Tensor, training: bool) -> Tensor:
             members, units, batch = x.shape
-            flat = (weight.view(-1), bias.view(-1))
+            flat = (weight.reshape(-1), bias.reshape(-1))
             if self._measuring:
                 found = Moments.of(x.reshape(-1, batch), dim=0)
                 mean.copy_(found.mean.view_as(mean))
@@ -138,8 +148,8 @@ class Stack:
         return forward
 
     def parameters(self) -> list[nn.Parameter]:
-        """Stacked parameters, each of shape [K, ...]."""
-        return self._parameters
+        """One parameter of shape [K, numbers]."""
+        return [self._flat]
 
     def losses(self, index: Tensor) -> Tensor:
         """Cross-entropies [K] of the examples at `index` [K, batch], in train mode."""
@@ -153,11 +163,22 @@ class Stack:
         rest = others.nonzero()[:, 1].view(len(index), -1)
         return torch.cat([index, rest[:, : max(0, FULL - index.shape[1])]], 1)
 
-    def scale_gradients(self, factors: Tensor) -> None:
-        """Multiply each member's gradients by its factor, shape [K]."""
-        for value in self._parameters:
-            if value.grad is not None:
-                value.grad.mul_(factors.view(-1, *[1] * (value.dim() - 1)))
+    def gradients(self, index: Tensor, factors: Tensor) -> None:
+        """Put each member's gradient of its loss at `index` [K, batch], times its factor [K], into the parameter."""
+        found = torch.autograd.grad(self.losses(index).sum(), self._trained)
+        self._flat.grad = torch.cat([value.flatten(1) for value in found], 1).mul_(factors.unsqueeze(1))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the members at `places` only."""
+        chosen = torch.tensor(places)
+        self.datas = [self.datas[at] for at in places]
+        self._templates = [self._templates[at] for at in places]
+        for value in self._names.values():
+            value.data = value.data[chosen]
+        self._flatten()
+        self._flat.grad = None
+        self._x = {part: x[chosen] for part, x in self._x.items()}
+        self._each, self._y = torch.arange(len(places)).unsqueeze(1), self._y[chosen]
 
     def outputs(self, part: str, index: Tensor | None = None) -> list[Tensor]:
         """Evaluation-mode outputs [examples, classes] of each member."""
@@ -199,6 +220,13 @@ def _chain(layers: Sequence[_Layer], x: Tensor, training: bool) -> Tensor:
     for layer in layers:
         x = layer(x, training)
     return x
+
+
+def _dropout(x: Tensor, p: float) -> Tensor:
+    """Dropout that draws 16 bits a value: as `F.dropout`, `p` to within 2^-17, at a quarter of its time."""
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    return x * ((bits >= round(p * 2**16) - 2**15).to(x.dtype) / (1 - p))
 
 
 def _ghost(x: Tensor, group: int, eps: float, mean: Tensor, var: Tensor, momentum: float) -> Tensor:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import normscope
 from normscope import records
@@ -24,10 +25,12 @@ _SEEDS = {"quick": 3, "standard": 8, "thorough": 16}
 _SELECTION = {"quick": 2, "standard": 4, "thorough": 4}
 _OWN_SELECTION = {"quick": 1, "standard": 2, "thorough": 4}
 _FEWEST = 3
+T = TypeVar("T")
+R = TypeVar("R")
 # Files on which no run's numbers depend.
 _ELSEWHERE = ("cli.py", "calibrate.py")
 # Packages whose version changes numbers.
-_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def fit_budget(options: Options, task: Task, claims: Sequence[Claim]) -> Plan:
 
 def salt(task: Task) -> str:
     """Hash of everything but the job that a run's numbers depend on: code, data, network, versions, processor."""
-    digest = hashlib.sha256(f"{task.fingerprint}\n{task.spec}\n{sorted(versions().items())}".encode())
+    digest = hashlib.sha256(f"{task.fingerprint}\n{task.spec}\n{sorted(versions(task).items())}".encode())
     root = Path(normscope.__file__).parent
     for file in sorted(root.rglob("*.py")):
         if not {"report", "check"} & set(file.relative_to(root).parts) and file.name not in _ELSEWHERE:
@@ -92,10 +95,15 @@ def salt(task: Task) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
+def versions(task: Task) -> dict[str, str]:
     """Versions of what numbers depend on, and the processor's model."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"normscope": normscope.__version__, **found, "python": platform.python_version(), "processor": processor()}
+    return {
+        "normscope": normscope.__version__,
+        "kernels": task.kernels,
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "processor": processor(),
+    }
 
 
 def processor() -> str:
@@ -111,9 +119,12 @@ def look(options: Options) -> Task:
     """The task, looked at in a worker: every mistake of the input is raised here, before anything is written."""
     from joblib import Parallel, delayed
 
-    from normscope.why.worker import look as look_at
+    from normscope.why import worker
 
-    task: Task = Parallel(n_jobs=max(2, options.jobs))([delayed(look_at)(Task(spec=options.spec))])[0]
+    # A look at a user's own task may end in an error, which would cut short what another worker is at.
+    others = [] if options.spec else [delayed(worker.warm)()] * (options.jobs - 1)
+    run_all = Parallel(n_jobs=max(2, options.jobs), pre_dispatch="all")
+    task: Task = run_all([delayed(worker.look)(Task(spec=options.spec)), *others])[0]
     return task
 
 
@@ -140,8 +151,8 @@ def study(
     claims = [claim for claim in asked if not reasons[claim.key]]
     plan = fit_budget(options, task, claims)
     work = run.Study(task, plan, claims, Store(options.out / "runs", salt(task)))
-    left = work.todo()
-    begin(task, plan, sum(run.seconds_of(task, job) for job in left) / options.jobs, len(work.finished))
+    work.todo()
+    begin(task, plan, run.wall(work.left(), options.jobs), len(work.finished))
     work.run(options.jobs, tell)
     verdicts = tuple(
         claim.inapplicable(reasons[claim.key]) if reasons[claim.key] else claim.conclude(task, plan, work.results)
@@ -158,13 +169,20 @@ def study(
         data=task.data,
         command=options.command,
         settings=_settings(options, plan, task),
-        versions=versions(),
+        versions=versions(task),
         verdicts=verdicts,
         runs=runs,
         notes=task.notes,
         seconds=time.monotonic() - start,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
+
+
+def side_by_side(workers: int) -> Callable[[Callable[[T], R], list[T]], list[R]]:
+    """A `map` over the worker processes."""
+    from joblib import Parallel, delayed
+
+    return lambda work, items: list(Parallel(n_jobs=workers)(delayed(work)(item) for item in items))
 
 
 def _settings(options: Options, plan: Plan, task: Task) -> dict[str, object]:

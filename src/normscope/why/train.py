@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normscope.why.members import Members
 
 MOMENTUM = 0.9
 
-Observer = Callable[[int, Members], bool | None]
+# The places of the members that go on; None for all of them.
+Observer = Callable[[int, Members], Sequence[int] | None]
 
 
 class Order:
@@ -35,6 +37,33 @@ class Order:
             self._left = torch.randperm(self._examples, generator=self._generator)
         index, self._left = self._left[: self._batch], self._left[self._batch :]
         return index
+
+
+class Sgd:
+    """Torch's SGD with momentum, step by step; torch.optim imports a compiler, two seconds in every worker.
+
+    Args:
+        parameters: What it updates.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        self._velocity: dict[nn.Parameter, Tensor] = {}
+
+    def step(self, rate: float) -> None:
+        """Move every parameter that has a gradient."""
+        with torch.no_grad():
+            for value in self._parameters:
+                if value.grad is None:
+                    continue
+                moving = self._velocity.get(value)
+                moving = value.grad.clone() if moving is None else moving.mul_(MOMENTUM).add_(value.grad)
+                self._velocity[value] = moving
+                value.add_(moving, alpha=-rate)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the members at `places` of parameters of shape [K, ...]."""
+        self._velocity = {value: moving[torch.tensor(places)] for value, moving in self._velocity.items()}
 
 
 def train(
@@ -61,30 +90,36 @@ def train(
         decay: Whether the rate falls to 0 along half a cosine.
         updates: Optimizer updates for each counted step, at least 1; the fraction is spread evenly.
         order: Which of each seed's orders of examples.
-        observe: Called as observe(step, members) before step 0, every `every` steps, and after the last;
-            training stops when it returns True.
+        observe: Called as observe(step, members) before step 0, every `every` steps, and after the last. Where it
+            returns places, only the members there go on; training stops when none does.
         every: Steps between observations.
     """
-    optimizer = torch.optim.SGD(members.parameters(), lr=1.0, momentum=MOMENTUM)
+    sgd = Sgd(members.parameters())
     orders = [Order(len(data.train), batch, seed, order) for data, seed in zip(members.datas, seeds, strict=True)]
     factors = torch.tensor(list(rates), dtype=torch.float32)
     torch.manual_seed(30_000 + seeds[0])
     done = 0
     for step in range(steps):
-        if observe is not None and step % every == 0 and observe(step, members):
-            return
-        if decay:
-            optimizer.param_groups[0]["lr"] = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / steps))))
+        going = observe(step, members) if observe is not None and step % every == 0 else None
+        if going is not None and len(going) < len(orders):
+            if not going:
+                return
+            members.keep(going)
+            sgd.keep(going)
+            orders, factors = [orders[at] for at in going], factors[torch.tensor(going)]
         while done < int((step + 1) * updates):
-            update(members, optimizer, torch.stack([order.next() for order in orders]), factors)
+            update(members, sgd, torch.stack([each.next() for each in orders]), factors, _share(step, steps, decay))
             done += 1
     if observe is not None:
         observe(steps, members)
 
 
-def update(members: Members, optimizer: torch.optim.Optimizer, index: Tensor, factors: Tensor) -> None:
-    """One optimizer update of every member on the examples at `index` [K, batch]."""
-    optimizer.zero_grad(set_to_none=True)
-    members.losses(index).sum().backward()
-    members.scale_gradients(factors)
-    optimizer.step()
+def _share(step: int, steps: int, decay: bool) -> float:
+    """Part of the learning rate that is left at `step`."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps)) if decay else 1.0
+
+
+def update(members: Members, sgd: Sgd, index: Tensor, factors: Tensor, share: float) -> None:
+    """One update of every member on the examples at `index` [K, batch]."""
+    members.gradients(index, factors)
+    sgd.step(share)

@@ -11,6 +11,7 @@ from typing import Any
 
 from normscope.errors import NormscopeError
 from normscope.why import registry
+from normscope.why.arms import Arm
 from normscope.why.claim import Task
 from normscope.why.job import Job, Numbers
 
@@ -41,6 +42,15 @@ def look(task: Task) -> Task:
 
     settle()
     return inspect(task)
+
+
+def warm() -> None:
+    """What the first job of a worker would wait for, while another worker looks at the task."""
+    from normscope.why import bench, data
+
+    settle()
+    bench.make_model(Task(), Job("warm", "mlp2", Arm("batch norm"), ((0, 0.1),), 0, 1), 0)
+    data.digits()
 
 
 def settle() -> None:

@@ -39,7 +39,9 @@ def plan(task: Task, study: Plan, results: Results) -> list[Job]:
         steps = study.steps(60, 100, 240)
         looks = (("looks", ",".join(_looks(task, study))),)
         return [
-            Job(KEY, "conv", arm, ((seed, RATE),), steps, 64, options=looks) for arm in _PAIR for seed in study.seeds
+            Job(KEY, "conv", arm, ((seed, RATE),), steps, 64, options=looks, weight=1.7)
+            for arm in _PAIR
+            for seed in study.seeds
         ]
     out = rates.jobs(task, study, "own", _PAIR)
     for arm in _PAIR:
@@ -103,7 +105,7 @@ def _lost(task: Task, read: Falls) -> str:
     if task.own:
         return ""
     lost = statistics.fmean(read.gain(_LOOKS[-1]))
-    return f"; of an inversion they win back {lost:.3f}: not every shift is one of moments"
+    return f"; of an inversion they win back {round(lost, 3) + 0.0:.3f}: not every shift is one of moments"
 
 
 def _regimes(study: Plan, read: Falls, look: str) -> list[Regime]:

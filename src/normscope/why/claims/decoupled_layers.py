@@ -60,14 +60,13 @@ def run(task: Task, job: Job) -> list[Numbers]:
 
 
 def _measure(task: Task, model: nn.Module, batch: Batch, member: tuple[int, float]) -> Numbers:
-    import torch
 
     from normscope.probes.coupling import Coupling, coupling_of_noise, coupling_of_step
 
     seed, rate = member
     _, loss = matched.closures(task, model, batch)
     draws = [coupling_of_noise(model, loss, NOISE, seed=_DRAWS * seed + draw) for draw in range(_DRAWS)]
-    step = coupling_of_step(model, loss, torch.optim.SGD(matched.trained(model), lr=rate))
+    step = coupling_of_step(model, loss, float(rate))
 
     def numbers(found: list[dict[str, Coupling]]) -> Numbers:
         items = [item for layers in found for item in layers.values()]
@@ -204,8 +203,8 @@ CLAIM = Claim(
         control=PLAIN,
         treated=BATCH_NORM,
         planted=(
-            (1.0, Arm("plain, 3 layers frozen, 0.7 of the rate", norm="removed", frozen=3, pace=0.7)),
-            (2.0, Arm("plain, 5 layers frozen, 0.6 of the rate", norm="removed", frozen=5, pace=0.6)),
+            (1.0, Arm("plain, 1 layer frozen, 0.85 of the rate", norm="removed", frozen=1, pace=0.85)),
+            (2.0, Arm("plain, 3 layers frozen, 0.7 of the rate", norm="removed", frozen=3, pace=0.7)),
         ),
         network="mlp6",
     ),

@@ -159,9 +159,8 @@ def conclude(task: Task, study: Plan, results: Results) -> Verdict:
 
 def _meaning(regimes: Sequence[Regime]) -> str:
     ratios = [regime.effect.estimate for regime in regimes if regime.effect]
-    text = f"With batch norm this network reaches its target in {1 / max(ratios):.0%} to {1 / min(ratios):.0%} of the"
-    " steps"
-    text = text if len(ratios) > 1 else f"With batch norm this network takes {1 / ratios[0]:.0%} of the steps"
+    share = f"{1 / max(ratios):.0%} to {1 / min(ratios):.0%}" if len(ratios) > 1 else f"{1 / ratios[0]:.0%}"
+    text = f"With batch norm this network reaches its target in {share} of the steps that it takes without"
     if len(ratios) > 1 and max(ratios) > 2 * min(ratios):
         text += "; how much of that is batch norm, and how much a cure for a poor initialization, the two regimes show"
     return text + "."

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from normscope.model.batch import Batch
+    from normscope.moments import Moments
 
 KEY = "internal-shift"
 SMALLEST = math.log(1.25)
@@ -59,13 +60,14 @@ class _Path:
 
     def __init__(self) -> None:
         self.examples = self.moments = 0.0
-        self._last: dict[str, Tensor] = {}
+        self._last: dict[str, tuple[Tensor, Moments]] = {}
         self._sites: list[tuple[str, nn.Module]] = []
 
     def follow(self, model: nn.Module, batch: Batch) -> None:
         """Add the change since the last call; the first call sets out."""
         import torch
 
+        from normscope.moments import Moments
         from normscope.probes.coupling import compare, inputs_of
         from normscope.probes.order import order_of
 
@@ -76,11 +78,13 @@ class _Path:
 
         if not self._sites:
             self._sites = [(stage.name, stage.module) for stage in order_of(model, run).stages()[1:]]
-        _, now = inputs_of(model, lambda: run().sum(), self._sites)
-        moves = [compare(self._last[name], x) for name, x in now.items() if name in self._last]
+        _, inputs = inputs_of(model, lambda: run().sum(), self._sites)
+        now = {name: (x, Moments.of(x)) for name, x in inputs.items()}
+        pairs = [(self._last[name], now[name]) for name in now if name in self._last]
+        moves = [compare(x, y, moments=(before, after)) for (x, before), (y, after) in pairs]
         self.examples += matched.mean([move.representation for move in moves]) or 0.0
         self.moments += matched.mean([move.distance for move in moves]) or 0.0
-        self._last = now if all(bool(torch.isfinite(x).all()) for x in now.values()) else self._last
+        self._last = now if all(bool(torch.isfinite(x).all()) for x in inputs.values()) else self._last
 
 
 def run(task: Task, job: Job) -> list[Numbers]:
@@ -103,12 +107,10 @@ def run(task: Task, job: Job) -> list[Numbers]:
 
 def _shift(task: Task, model: nn.Module, batch: Batch, rate: float) -> Numbers:
     """Gradient shift under one gradient step at the run's rate: geometric mean and mean cosine over the layers."""
-    import torch
-
     from normscope.probes.santurkar import gradient_shift
 
     _, loss = matched.closures(task, model, batch)
-    shifts = gradient_shift(model, loss, torch.optim.SGD(matched.trained(model), lr=rate)).values()
+    shifts = gradient_shift(model, loss, float(rate)).values()
     logs = [math.log(shift.relative) for shift in shifts if shift.relative > 0]
     middle = matched.mean(logs)
     return {

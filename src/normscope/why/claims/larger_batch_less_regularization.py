@@ -172,7 +172,7 @@ CLAIM = Claim(
     calibration=Calibration(
         control=ghosts.arm(Task(), 128),
         treated=ghosts.arm(Task(), 8),
-        planted=((1.0, Arm("2.5 % more examples", examples=1.025)), (2.0, Arm("5 % more examples", examples=1.05))),
+        planted=((1.0, Arm("3.2 % more examples", examples=1.032)), (2.0, Arm("7 % more examples", examples=1.07))),
         network="mlp2",
     ),
 )

@@ -60,7 +60,7 @@ def plan(task: Task, study: Plan, results: Results) -> list[Job]:
     steps = rates.steps(task, study) if task.own else study.steps(50, 100, 200)
     options = (("decay", True),)
     return found + [
-        Job(KEY, network, arm, group, steps, _batch(task), regime, options, weight=2.0)
+        Job(KEY, network, arm, group, steps, _batch(task), regime, options, weight=3.0)
         for regime in _labels(task)
         for arm in _arms(task)
         for group in groups

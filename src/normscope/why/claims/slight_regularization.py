@@ -146,8 +146,8 @@ CLAIM = Claim(
         control=ghosts.NOISE_FREE,
         treated=Arm("ghost batches of 32", norm="ghost", ghost=32),
         planted=(
-            (1.0, Arm("2.5 % more examples", norm="full", examples=1.025)),
-            (2.0, Arm("5 % more examples", norm="full", examples=1.05)),
+            (1.0, Arm("3.2 % more examples", norm="full", examples=1.032)),
+            (2.0, Arm("7 % more examples", norm="full", examples=1.07)),
         ),
         network="mlp2",
     ),
