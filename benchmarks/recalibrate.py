@@ -39,7 +39,7 @@ The exact statistics are those of 12,800 images as one batch, in float64, dropou
 *Error*: of means and log deviations, in deviations, root mean square over channels, layers and 5 orders of the data.
 *Sampling*: what theory gives for that many images drawn at random without replacement, c sqrt(1/n - 1/N), behind layers
 whose statistics are exact; an estimate behind statistics of the same images errs less, since each layer takes out again
-what the sample before it was off by. *Seconds*: median, one thread.
+what the sample before it was off by. *Seconds*: median, one thread, on a machine with other work: to be read as ratios.
 
 | network | batch | method | images | error | sampling | seconds |
 |---|---|---|---|---|---|---|"""
@@ -51,8 +51,8 @@ statistics of pools of up to 1,024 images. On the same images its error was the 
 at worst {worst:.2f} times fvcore's.
 
 fvcore's error was reached with a tenth of its images on {tenth} of {rows} rows only, and that cannot be otherwise:
-where its error is that of sampling, as with batches of 32, a tenth of the images has one that is sqrt(10) times as
-large or more (here {growth:.1f} times, in the median), whatever is done with them. A tenth is enough where fvcore's
+where its error is that of sampling, as with batches of 32, a tenth of the images has one about sqrt(10) times as large
+(here {growth:.1f} times in the median), whatever is done with them. A tenth is enough where fvcore's
 error is the noise of small batches upstream.
 
 Made by

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normscope.check import gap as gaps
 from normscope.check.doubled import blends
+from normscope.check.inputs import kernel_error, unpadded
 from normscope.check.offsets import layers_of
 from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
@@ -22,17 +23,9 @@ from normscope.model.batch import Batch
 from normscope.model.find import NormLayer, canonical_name, find
 from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
-from normscope.surgery.population import (
-    Population,
-    Sample,
-    as_batch,
-    biased,
-    choosing,
-    pool_size,
-    pooled,
-    run,
-    score,
-)
+from normscope.surgery.forward import as_batch, run, score
+from normscope.surgery.pools import pool_size, pooled
+from normscope.surgery.population import Population, Sample, biased, choosing
 from normscope.surgery.recalibrate import measurable
 
 if TYPE_CHECKING:
@@ -42,7 +35,8 @@ if TYPE_CHECKING:
 
     from normscope.model.spec import Score
     from normscope.records import GapSplit
-    from normscope.surgery.population import Choose, Forward
+    from normscope.surgery.forward import Forward
+    from normscope.surgery.population import Choose
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,7 @@ class Evidence:
     @cached_property
     def has_padding(self) -> bool:
         """Whether the inputs look like padded sequences."""
-        return self.subject.forward is None and _unpadded(self.subject.batches[0]) is not None
+        return self.subject.forward is None and unpadded(self.subject.batches[0]) is not None
 
     @cached_property
     def per_batch(self) -> tuple[dict[str, list[Sample]], ...]:
@@ -199,7 +193,7 @@ class Evidence:
     @cached_property
     def padded(self) -> dict[str, tuple[Sample, Sample, float]]:
         """Sequence layers: their input on the first batch with padding, without, and the padded share; one forward."""
-        mask = _unpadded(self.subject.batches[0]) if self.subject.forward is None else None
+        mask = unpadded(self.subject.batches[0]) if self.subject.forward is None else None
         if mask is None:
             return {}
         found: dict[str, tuple[Sample, Sample, float]] = {}
@@ -221,7 +215,7 @@ class Evidence:
 
         def seen(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
             if layer.name in wide and x.device.type == "cpu" and x.dtype == torch.float32:
-                found[layer.name] = _kernel_error(x, layer.eps)
+                found[layer.name] = kernel_error(x, layer.eps)
 
         layers = tuple(layer for layer in self.layers if layer.name in wide)
         if layers:
@@ -296,33 +290,6 @@ def _pair(sample: Sample) -> tuple[Tensor, Tensor]:
 
 def _labelled(raw: Any) -> bool:
     return as_batch(raw).target is not None
-
-
-def _unpadded(raw: Any) -> Tensor | None:
-    """Where the first input is no padding, [batch, length]; None where it does not end in zeros of unequal length."""
-    x = as_batch(raw).leaves[0][1]
-    if x.dim() == 3:
-        content = (x != 0).any(1)
-    elif x.dim() == 2 and not x.is_floating_point():
-        content = x != 0
-    else:
-        return None
-    lengths = content.shape[1] - content.flip(1).to(torch.uint8).argmax(1)
-    if bool((~content.any(1)).any()) or bool((lengths == lengths[0]).all()):
-        return None
-    return torch.arange(content.shape[1], device=x.device) < lengths[:, None]
-
-
-def _kernel_error(x: Tensor, eps: float) -> tuple[float, float, float]:
-    moments = Moments.of(x)
-    _, _, invstd = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)  # noqa: FBT003
-    exact = (moments.variance("biased") + eps).sqrt()
-    live = moments.variance("biased") > 0
-    if not bool(live.any()):
-        return 0.0, 1.0, 0.0
-    error = (invstd.double() * exact).log().abs()[live].nan_to_num(nan=float("inf")).max()
-    ratio = (moments.mean.abs() / exact)[live].max()
-    return float(error), float((2 * moments.count) ** -0.5), float(ratio)
 
 
 def subject_of(model: nn.Module, **given: Any) -> Subject:

@@ -19,7 +19,8 @@ from normscope.check.shapley import sampled_shapley, shapley, share
 from normscope.errors import InputError
 from normscope.model.preserve import mode, preserved, preserved_rng
 from normscope.records import GapSplit, Share
-from normscope.surgery.population import Forward, Population, Sample, choosing, score
+from normscope.surgery.forward import Forward, score
+from normscope.surgery.population import Population, Sample, choosing
 from normscope.surgery.recalibrate import measurable
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from normscope.check import gap as gaps
 from normscope.model.batch import Batch
-from normscope.surgery.population import as_batch, pooled
+from normscope.surgery.forward import as_batch
+from normscope.surgery.pools import pooled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,8 @@ from normscope.errors import InputError
 from normscope.model.find import find
 from normscope.model.preserve import mode, preserved_buffers
 from normscope.records import Fixed
-from normscope.surgery.population import pool_size, pooled, score
+from normscope.surgery.forward import score
+from normscope.surgery.pools import pool_size, pooled
 from normscope.surgery.recalibrate import compare, measurable, recalibrate
 
 if TYPE_CHECKING:

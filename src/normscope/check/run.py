@@ -23,7 +23,7 @@ from normscope.model.batch import Batch
 from normscope.model.preserve import preserved
 from normscope.model.spec import default_loss, raised
 from normscope.records import CheckReport
-from normscope.surgery.population import as_batch
+from normscope.surgery.forward import as_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from normscope.check.rule import Rule
     from normscope.model.spec import Score
-    from normscope.surgery.population import Forward
+    from normscope.surgery.forward import Forward
 
 # Examples of training data that a check looks at, at most, and batches at least.
 EXAMPLES, BATCHES = 2048, 8

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from normscope.errors import InputError
 from normscope.model.find import NormLayer, Unsupported, find
 from normscope.surgery.change import Change, Surgery, own
+from normscope.surgery.forward import Forward
 from normscope.surgery.mixed import Trait, give, take
-from normscope.surgery.population import Forward, Population, Sample, write
+from normscope.surgery.population import Population, Sample, write
 from normscope.surgery.recalibrate import measurable, require_finite, saved
 from normscope.surgery.statistics import hold_statistics
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import InputError, NormscopeError, SpecError
-from normscope.model.attach import before_forward, on_forward
-from normscope.model.batch import Batch, output_of, split
+from normscope.model.attach import before_forward
 from normscope.model.find import NormLayer
 from normscope.model.preserve import mode, preserved_buffers, preserved_rng
-from normscope.model.spec import Score, raised
 from normscope.moments import Moments
+from normscope.surgery.forward import Forward, as_batch, run
+from normscope.surgery.pools import head, pool_size, pooled
 
-Forward = Callable[[nn.Module, Any], Any]
 Mask = Callable[[Any], Tensor]
 # (layer, moments of this call) -> mean and variance to normalize this call by, or None to leave the layer as it is.
 Choose = Callable[[NormLayer, "Sample"], tuple[Tensor, Tensor] | None]
-
-# Bytes of the widest layer's input in one pooled forward.
-_POOL_BYTES = 1 << 28
-_POOL_IMAGES = 1024
 
 
 @dataclass(frozen=True)
@@ -113,56 +107,6 @@ class Sample:
         return self.standard_error().square() * n, self.log_deviation_error().square() * n
 
 
-def as_batch(raw: Any) -> Batch:
-    """A loader's item as `Batch`, with or without a target."""
-    if isinstance(raw, Batch):
-        return raw
-    if isinstance(raw, Tensor) or (isinstance(raw, list | tuple) and len(raw) == 1):
-        return split(raw, labelled=False)
-    if isinstance(raw, Mapping):
-        return split(raw, labelled=False)
-    return split(raw)
-
-
-def run(model: nn.Module, raw: Any, forward: Forward | None) -> Any:
-    """One forward of `raw` through `model`, on the device of its parameters."""
-    if forward is not None:
-        return forward(model, raw)
-    batch = as_batch(raw).to(device_of(model))
-    try:
-        return model(*batch.args, **batch.kwargs)
-    except NormscopeError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in batch.leaves)
-        raise raised(error, f"the network, given {shapes},") from error
-
-
-def score(model: nn.Module, raw: Any, loss: Score, forward: Forward | None, name: str = "loss") -> float:
-    """`loss`, or what else `name` says it is, of one batch, the network in the mode that it is in.
-
-    Raises:
-        InputError: The batch has no target, or the loss does not take the output with it.
-    """
-    target = as_batch(raw).target
-    if target is None:
-        raise InputError(f"expected batches of (input, target) to take a {name} on, came inputs without targets")
-    output = output_of(run(model, raw, forward))
-    try:
-        return float(loss(output, target.to(output.device)))
-    except Exception as error:
-        raise InputError(
-            f"the {name} does not take an output of shape {list(output.shape)} with targets of shape"
-            f" {list(target.shape)} and type {target.dtype}: {str(error).splitlines()[0]}; give --{name}"
-        ) from error
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the network's first parameter or buffer is; the CPU for a network without."""
-    first = next(model.parameters(), next(model.buffers(), None))
-    return torch.device("cpu") if first is None else first.device
-
-
 @contextmanager
 def choosing(layers: Iterable[NormLayer], choose: Choose, mask: Tensor | None = None) -> Iterator[None]:
     """Normalize each call of `layers` by what `choose` says, through the layers' own eval mode.
@@ -191,67 +135,6 @@ def write(module: nn.Module, mean: Tensor, variance: Tensor) -> None:
 def biased(_layer: NormLayer, sample: Sample) -> tuple[Tensor, Tensor]:
     """What a layer in train mode normalizes by: the call's own mean and biased variance."""
     return sample.moments.mean, sample.moments.variance("biased")
-
-
-def pool_size(model: nn.Module, layers: Iterable[NormLayer], raw: Any, forward: Forward | None) -> int:
-    """Examples that fit into one pooled forward, by the widest input among `layers`; 0 where they cannot be pooled."""
-    if forward is not None:
-        return 0
-    batch = as_batch(raw)
-    few = _head(batch, 2)
-    widest = [1]
-
-    def seen(_layer: NormLayer, _module: nn.Module, x: Tensor, _y: Tensor) -> None:
-        widest.append(x.numel() * x.element_size() // max(1, len(few)))
-
-    with torch.no_grad(), mode(model, training=False), preserved_buffers(model), on_forward(tuple(layers), seen):
-        run(model, few, None)
-    return max(len(batch), min(_POOL_IMAGES, _POOL_BYTES // max(widest)))
-
-
-def pooled(loader: Iterable[Any], size: int, name: str = "the loader") -> Iterator[tuple[Any, int]]:
-    """(batch, examples) of `loader`, neighbours of one form concatenated up to `size` examples.
-
-    Raises:
-        SpecError: The loader yields nothing.
-    """
-    held: list[Batch] = []
-    empty = True
-    for raw in loader:
-        empty = False
-        if size == 0:
-            yield raw, 0
-            continue
-        batch = as_batch(raw)
-        if held and (not _alike(held[0], batch) or sum(map(len, held)) + len(batch) > size):
-            yield _joined(held), sum(map(len, held))
-            held = []
-        held.append(batch)
-    if held:
-        yield _joined(held), sum(map(len, held))
-    if empty:
-        raise SpecError(f"expected {name} to yield batches, came none; is the data set empty or its iterator used up?")
-
-
-def _alike(a: Batch, b: Batch) -> bool:
-    return [(key, x.shape[1:], x.dtype) for key, x in a.leaves] == [(key, x.shape[1:], x.dtype) for key, x in b.leaves]
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    first = batches[0]
-    target = None if first.target is None else torch.cat([b.target for b in batches if b.target is not None])
-    return Batch(
-        tuple(torch.cat([b.args[at] for b in batches]) for at in range(len(first.args))),
-        {key: torch.cat([b.kwargs[key] for b in batches]) for key in first.kwargs},
-        target,
-    )
-
-
-def _head(batch: Batch, n: int) -> Batch:
-    target = None if batch.target is None else batch.target[:n]
-    return Batch(tuple(x[:n] for x in batch.args), {key: x[:n] for key, x in batch.kwargs.items()}, target)
 
 
 class Population:
@@ -286,7 +169,7 @@ class Population:
         batches = itertools.chain([] if first is None else [first], iterator)
         for raw, examples in pooled(batches, size if limit is None else min(size, limit), name):
             left = None if limit is None or not examples else limit - self.examples
-            yield raw if left is None or examples <= left else _head(as_batch(raw), left)
+            yield raw if left is None or examples <= left else head(as_batch(raw), left)
             if limit is not None and self.examples >= limit:
                 return
 

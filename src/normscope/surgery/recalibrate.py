@@ -14,15 +14,8 @@ from normscope.model.find import NormLayer, Unsupported, find
 from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.spec import Score, default_loss
 from normscope.surgery.change import Change, Surgery, own
-from normscope.surgery.population import (
-    Forward,
-    Mask,
-    Population,
-    Sample,
-    as_batch,
-    score,
-    write,
-)
+from normscope.surgery.forward import Forward, as_batch, score
+from normscope.surgery.population import Mask, Population, Sample, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from normscope.records import Finding
 
 
+# Of a normal channel's deviation: what the statistics of 10,000 values err by.
+_LOST = 0.01
+
+
 def look(evidence: Evidence) -> Iterator[Finding]:
     """By the state: running variance under eps, gamma under rounding error."""
     for norm in evidence.norms:
@@ -23,6 +27,8 @@ def look(evidence: Evidence) -> Iterator[Finding]:
         if bool(norm.broken.any()) or norm.untouched:
             continue
         small = _dominated(norm)
+        lost = small & (norm.variance < _LOST**2 * norm.eps)
+        small = small if 2 * int(small.sum()) > len(small) else lost
         if bool(small.any()):
             worst = float((norm.eps / (norm.variance.double() + norm.eps)).max())
             yield RULE.found(
@@ -71,7 +77,8 @@ RULE = Rule(
     "Look at what feeds these channels: constant inputs, dead units, decay on weights or gamma. Remove them, or lower"
     " eps if the inputs are that small by nature.",
     look,
-    "eps dominates where running_var < eps, and matters where gamma / sqrt(running_var + eps) is above the layer's"
-    " median; gamma is off where it is under float32's rounding error of the layer's"
-    " root mean square.",
+    "A layer is ruled by eps where running_var < eps in most of its channels, a channel has collapsed where what it has"
+    " left is .01 of a deviation, which the statistics of 10,000 values err by; either matters where"
+    " gamma / sqrt(running_var + eps) is above the layer's median. gamma is off where it is under float32's rounding"
+    " error of the layer's root mean square.",
 )
