@@ -176,8 +176,8 @@ bool near_zero(uintptr_t mean, uintptr_t inverse_deviation, int64_t channels, do
     return near;
 }
 
-int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last) {
-    return layout_of(shaped(dtype, batch, channels, inner, channels_last, 1, 0)).total * 2;
+int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last, int64_t groups) {
+    return layout_of(shaped(dtype, batch, channels, inner, channels_last, 1, 0)).total * 2 * groups + kMaskPadding;
 }
 
 std::vector<std::string> level_names() {

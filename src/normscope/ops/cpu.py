@@ -119,8 +119,8 @@ def _address(value: Tensor | None) -> int:
 def new_mask(x: Tensor, groups: int = 1) -> Tensor:
     """Memory for one bit per element of `x`, shape [bytes]."""
     dtype, batch, channels, inner, last, _ = _shape(x, groups)
-    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last)
-    return torch.empty(size * groups, dtype=torch.uint8)
+    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last, groups)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def forward(
