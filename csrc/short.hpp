@@ -27,13 +27,17 @@ Sums short_deviations(const E* x, int64_t planes, int64_t pitch, int64_t length,
     const auto rest = last_lanes<A>(length % Pack<A>::lanes);
     auto sum1 = zero<A>(), sum2 = zero<A>();
     for (int64_t n = 0; n < planes; ++n, x += pitch) {
+        // Summed up plane by plane, which keeps the rounding down.
+        auto plane1 = nothing, plane2 = nothing;
         overlapping(length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
             fetch(x + i, kSamplesAhead * pitch);
             auto d = load(x + i, Whole{}) - from;
             if constexpr (sizeof...(lanes)) d = select(lanes..., d, nothing);
-            sum1 = sum1 + d;
-            sum2 = multiply_add(d, d, sum2);
+            plane1 = plane1 + d;
+            plane2 = multiply_add(d, d, plane2);
         });
+        sum1 = sum1 + plane1;
+        sum2 = sum2 + plane2;
     }
     return {sum(sum1), sum(sum2)};
 }
@@ -68,15 +72,18 @@ Sums short_products(RunOf&& run_of, int64_t samples, const Uniform<Compute<E>>& 
         auto sum1 = zero<A>(), sum2 = zero<A>();
         for (int64_t m = n; m < least_of(samples, n + together); ++m) {
             const Run<E> run = run_of(m), later = run_of(m + kSamplesAhead);
+            auto plane1 = nothing, plane2 = nothing;
             overlapping(length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
                 __builtin_prefetch(later.x + i, 0, 2);
                 __builtin_prefetch(later.dy + i, 0, 2);
                 const auto x = load(run.x + i, Whole{});
                 auto g = Gate::pass(load(run.dy + i, Whole{}), x, numbers, below, run, i);
                 if constexpr (sizeof...(lanes)) g = select(lanes..., g, nothing);
-                sum1 = sum1 + g;
-                sum2 = multiply_add(g, x - numbers.at(centre, i), sum2);
+                plane1 = plane1 + g;
+                plane2 = multiply_add(g, x - numbers.at(centre, i), plane2);
             });
+            sum1 = sum1 + plane1;
+            sum2 = sum2 + plane2;
         }
         total.first += sum(sum1);
         total.second += sum(sum2);

@@ -224,6 +224,21 @@ def near_zero(mean: Tensor, inverse_deviation: Tensor, limit: float) -> bool:
     return near
 
 
+def overflows(x: Tensor, found: Tensor, count: float) -> bool:
+    """Whether a variance of `x` is so large that its square roots and inverses leave float32's range.
+
+    Args:
+        x: What was normalized.
+        found: Its moments, shape [2, groups, channels], contiguous.
+        count: Values per channel of a group.
+    """
+    if x.dtype == torch.float64:
+        return False
+    half = found.numel() // 2
+    beyond: bool = EXTENSION.module.exceeds(found.data_ptr() + 8 * half, half, 1e36 * count)
+    return beyond
+
+
 def increment(counter: Tensor) -> None:
     """Add 1 in place to a tensor of one whole number; an addition by torch costs as much as a small kernel."""
     if counter.dtype == torch.int64 and counter.device.type == "cpu":
