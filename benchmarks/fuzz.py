@@ -11,6 +11,7 @@ kernels built under sanitizers (CONTRIBUTING.md) the same command looks for read
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import random
 import sys
@@ -106,7 +107,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0, help="the first case's; the others follow")
+    parser.add_argument("--kernels", help="an extension module to test instead of the installed one")
     options = parser.parse_args()
+    if options.kernels:
+        spec = importlib.util.spec_from_file_location("normscope.ops._kernels", options.kernels)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        cpu.EXTENSION = cpu.Extension(module, options.kernels)
     start = time.monotonic()
     for at in range(options.cases):
         wrong = case(options.seed + at)
