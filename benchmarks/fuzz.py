@@ -30,10 +30,16 @@ TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 2**-6, torch.float64: 1e-11}
 
 def shape_of(draw: random.Random) -> tuple[int, ...]:
     """Mostly awkward, at least five values per channel."""
-    spatial = tuple(draw.choice((1, 2, 3, 4, 5, 7, 8, 14, 15, 16, 17, 23, 31)) for _ in range(draw.choice((0, 1, 2, 3))))
+    spatial = tuple(
+        draw.choice((1, 2, 3, 4, 5, 7, 8, 14, 15, 16, 17, 23, 31)) for _ in range(draw.choice((0, 1, 2, 3)))
+    )
     spatial = spatial[: 2 if math.prod(spatial) > 1500 else 3]
     least = max(2, math.ceil(5 / math.prod(spatial)))
-    return (least + draw.choice((0, 1, 2, 3, 7, 16, 33)), draw.choice((1, 2, 3, 5, 8, 16, 17, 24, 33, 64, 100)), *spatial)
+    return (
+        least + draw.choice((0, 1, 2, 3, 7, 16, 33)),
+        draw.choice((1, 2, 3, 5, 8, 16, 17, 24, 33, 64, 100)),
+        *spatial,
+    )
 
 
 def laid_out(value: Tensor, form: str) -> Tensor:

@@ -8,9 +8,9 @@
 Before anything is timed, outputs and gradients are held against float64; a wrong kernel is not timed. Torch and ours
 alternate in one loop with a copy of the same bytes, which gives the share of the bandwidth limit; the medians of the
 ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at batch 32.
-Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its heap, 'default' with glibc's
-own, which hands outputs of 32 MiB and more back to the system. A busy machine shares memory bandwidth out: run it on a
-quiet one.
+Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its heap, 'default' with
+glibc's own, which hands outputs of 32 MiB and more back to the system. A busy machine shares memory bandwidth out: run
+it on a quiet one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- speed: python benchmarks/kernels.py --render -->", "<!-- end of speed -->"
-SETTINGS = [f"{dtype} {layout}" for dtype in ("f32", "bf16") for layout in ("contiguous", "channels_last")]
+SIDES = ("contiguous", "channels_last")
+SETTINGS = [f"{dtype} {layout}" for dtype in ("f32", "bf16") for layout in SIDES]
 NAMES = ("ResNet-18", "MobileNetV2", "DenseNet")
 PARTS = (
     *(f"{heap} {setting}" for heap in ("reused", "default") for setting in SETTINGS),
-    *(f"{name} {layout}" for name in NAMES for layout in ("contiguous", "channels_last")),
+    *(f"{name} {layout}" for name in NAMES for layout in SIDES),
     "compile",
     "small",
 )
@@ -105,12 +106,23 @@ def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bo
     return " | ".join(cells)
 
 
+def step(parts: dict[str, Any], name: str, layout: str) -> str:
+    """A network's ratio and its spread."""
+    if f"{name} {layout}" not in parts:
+        return "not measured"
+    found = parts[f"{name} {layout}"]["numbers"]
+    return f"{found['ratio']:.2f} [{found['spread'][0]:.2f}, {found['spread'][1]:.2f}]"
+
+
 def tables(record: dict[str, Any]) -> str:
     """Everything that was measured, as Markdown."""
     parts = record["parts"]
+    title = (
+        "Times faster than torch eager (in brackets: share of what a copy of the same bytes reaches), training,"
+        f" geometric mean over ResNet-50's shapes; {record['machine']['processor']}, two threads:"
+    )
     lines = [
-        "Times faster than torch eager (in brackets: share of what a copy of the same bytes reaches), training, geometric"
-        f" mean over ResNet-50's shapes; {record['machine']['processor']}, two threads:",
+        title,
         "",
         "| | forward | backward | BN+ReLU f+b | BN+add+ReLU f+b |",
         "|---|---|---|---|---|",
@@ -120,12 +132,13 @@ def tables(record: dict[str, Any]) -> str:
         words = f"outputs of {FRESH} MiB and more, {heap} heap"
         large = [s for s in SETTINGS if f"{heap} {s}" in parts]
         lines += [f"| {s}, {words} | {rows(parts, f'{heap} {s}', lambda e: e['MiB'] >= FRESH)} |" for s in large]
-    lines += ["", "| whole training step, batch 32 | contiguous | channels_last |", "|---|---|---|"]
+    lines += [
+        "",
+        "| whole training step, batch 32 [smallest, largest of the repetitions] | contiguous | channels_last |",
+        "|---|---|---|",
+    ]
     for name in NAMES:
-        cells = [parts[f"{name} {la}"]["numbers"] for la in ("contiguous", "channels_last") if f"{name} {la}" in parts]
-        if cells:
-            said = " | ".join(f"{c['ratio']:.2f} [{c['spread'][0]:.2f}, {c['spread'][1]:.2f}]" for c in cells)
-            lines.append(f"| {name}, fused against plain | {said} |")
+        lines.append(f"| {name}, fused against plain | {step(parts, name, SIDES[0])} | {step(parts, name, SIDES[1])} |")
     if "small" in parts:
         said = ", ".join(f"{shape}: {n['ratio']:.2f}" for shape, n in parts["small"]["numbers"].items())
         lines += ["", f"Small inputs, a layer's forward and backward, one thread: {said}."]

@@ -1,4 +1,4 @@
-"""Batch norm, alone or with ReLU and a residual, on ResNet-50's shapes: torch eager, torch.compile, ours, interleaved."""
+"""Batch norm, alone or with ReLU and a residual, on ResNet-50's shapes: torch, torch.compile and ours, interleaved."""
 
 from __future__ import annotations
 
