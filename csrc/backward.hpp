@@ -88,8 +88,8 @@ void add_rows(
     const int64_t pitch = view.layout.pitch, words = view.layout.words;
     sums.add(0, rows, [&](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
         const Run<E> run = top.below(row, pitch, words);
-        fetch(run.x + j, kAbreast * pitch);
-        fetch(run.dy + j, kAbreast * pitch);
+        fetch(run.x + j, kFetchAhead / int64_t(sizeof(E)));
+        fetch(run.dy + j, kFetchAhead / int64_t(sizeof(E)));
         const auto x = load(run.x + j, extent);
         const auto g = Gate::pass(load(run.dy + j, extent), x, table, below, run, j);
         sum1 = sum1 + g;
@@ -105,7 +105,15 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
     Scratch scratch(ColumnSums<A>::bytes(width) + table_bytes<A>(width));
     Table<A> table = table_of<A>(scratch, width);
     fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
-    if (job.phases & statistics) {
+    if ((job.phases & statistics) && job.inner >= kShortPlane) {
+        for (int64_t c = first; c < first + channels; ++c) {
+            Uniform<A> numbers;
+            numbers.set(forward_numbers<A>(job, c));
+            const auto run_of = [&](int64_t n) { return view.short_plane(n, c); };
+            const Sums sums = short_products<E, Gate>(run_of, job.batch, numbers, job.slope);
+            keep_sums<A>(job, c, sums.first, sums.second);
+        }
+    } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
         add_rows<E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {

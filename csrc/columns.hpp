@@ -9,8 +9,8 @@ namespace normscope::NORMSCOPE_LEVEL {
 
 // Rows whose sums are kept in the compute type before they are added up in float64.
 constexpr int64_t kFold = 32;
-// Rows that share one read of the column sums.
-constexpr int kAbreast = 4;
+// Bytes between what is added up and what is fetched.
+constexpr int64_t kFetchAhead = int64_t(1) << 14;
 
 // Memory for the length of a call, in whole cache lines, zeroed.
 class Scratch {
@@ -61,10 +61,7 @@ struct ColumnSums {
     template <class Term>
     void add(int64_t first, int64_t last, Term&& term) {
         for (int64_t row = first; row < last; row += kFold) {
-            const int64_t end = least_of(last, row + kFold);
-            int64_t r = row;
-            for (; r + kAbreast <= end; r += kAbreast) add_abreast<kAbreast>(r, term);
-            for (; r < end; ++r) add_abreast<1>(r, term);
+            for (int64_t r = row; r < least_of(last, row + kFold); ++r) add_row(r, term);
             fold();
         }
     }
@@ -74,12 +71,11 @@ struct ColumnSums {
     }
 
    private:
-    template <int Rows, class Term>
-    NORMSCOPE_INLINE void add_abreast(int64_t row, Term& term) {
+    template <class Term>
+    NORMSCOPE_INLINE void add_row(int64_t row, Term& term) {
         walk<A>(0, width, [&](int64_t j, auto extent) NORMSCOPE_LAMBDA {
             Pack<A> sum1 = load(narrow1 + j, Whole{}), sum2 = load(narrow2 + j, Whole{});
-#pragma GCC unroll 4
-            for (int r = 0; r < Rows; ++r) term(row + r, j, extent, sum1, sum2);
+            term(row, j, extent, sum1, sum2);
             store(narrow1 + j, sum1, Whole{});
             store(narrow2 + j, sum2, Whole{});
         });
@@ -133,7 +129,7 @@ struct ColumnMoments {
     template <class E>
     auto deviations(const E* x, int64_t pitch) {
         return [this, x, pitch](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
-            fetch(x + row * pitch + j, kAbreast * pitch);
+            fetch(x + row * pitch + j, kFetchAhead / int64_t(sizeof(E)));
             const auto d = load(x + row * pitch + j, extent, A(0)) - load(pivot + j, Whole{});
             sum1 = sum1 + d;
             sum2 = multiply_add(d, d, sum2);

@@ -3,6 +3,7 @@
 
 #include "columns.hpp"
 #include "planes.hpp"
+#include "short.hpp"
 #include "team.hpp"
 #include "views.hpp"
 
@@ -119,7 +120,11 @@ void forward_block(const View<E>& view, int64_t first, int64_t channels, int64_t
     const Job& job = view.job;
     const int64_t width = channels * job.inner;
     Scratch scratch(ColumnMoments<A>::bytes(width) + table_bytes<A>(width));
-    if (job.phases & statistics) {
+    if ((job.phases & statistics) && job.inner >= kShortPlane) {
+        for (int64_t c = first; c < first + channels; ++c) {
+            keep(job, c, short_moments(view.short_plane(0, c).x, job.batch, view.layout.pitch, job.inner));
+        }
+    } else if (job.phases & statistics) {
         ColumnMoments<A> moments(scratch, width);
         moments.add(view.block(0, first, width).x, job.batch, view.layout.pitch);
         for (int64_t c = 0; c < channels; ++c) {

@@ -10,6 +10,10 @@ namespace normscope {
 
 // Elements per bit-mask word and alignment of every cut: one pack of float32.
 constexpr int64_t kGrain = 16;
+// Bytes of a bit mask past its last word.
+constexpr int64_t kMaskPadding = 4;
+// Planes from this length are added up by whole packs; shorter ones by columns.
+constexpr int64_t kShortPlane = 16;
 // Planes from this length are worked on one by one; shorter ones side by side, as columns of a row.
 constexpr int64_t kLongPlane = 256;
 // Elements that a row of short planes or of few channels is brought up to, where the shape lets it.

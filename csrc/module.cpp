@@ -166,6 +166,14 @@ void update(bool wide, uintptr_t running_mean, uintptr_t running_var, uintptr_t 
     }
 }
 
+// Whether one of `count` numbers is beyond `limit`; a NaN is not.
+bool exceeds(uintptr_t numbers, int64_t count, double limit) {
+    const auto* values = address<double>(numbers);
+    bool beyond = false;
+    for (int64_t i = 0; i < count; ++i) beyond |= values[i] > limit;
+    return beyond;
+}
+
 void increment(uintptr_t counter) { ++*address<int64_t>(counter); }
 
 // Whether every mean lies within `limit` deviations of zero; a NaN does not.
@@ -176,8 +184,8 @@ bool near_zero(uintptr_t mean, uintptr_t inverse_deviation, int64_t channels, do
     return near;
 }
 
-int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last) {
-    return layout_of(shaped(dtype, batch, channels, inner, channels_last, 1, 0)).total * 2;
+int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last, int64_t groups) {
+    return layout_of(shaped(dtype, batch, channels, inner, channels_last, 1, 0)).total * 2 * groups + kMaskPadding;
 }
 
 std::vector<std::string> level_names() {
@@ -193,6 +201,7 @@ NB_MODULE(_kernels, module) {
     module.def("forward", &normscope::forward);
     module.def("backward", &normscope::backward);
     module.def("update", &normscope::update);
+    module.def("exceeds", &normscope::exceeds);
     module.def("increment", &normscope::increment);
     module.def("near_zero", &normscope::near_zero);
     module.def("mask_bytes", &normscope::mask_bytes);

@@ -60,8 +60,10 @@ struct Run {
     }
 };
 
+// Only the first pack of a run can begin inside a word, and no other run shares that word.
 template <class A>
-NORMSCOPE_INLINE void write_mask(uint8_t* mask, int64_t position, uint16_t bits) {
+NORMSCOPE_INLINE void write_mask(uint8_t* mask, int64_t position, uint16_t lanes) {
+    const auto bits = uint16_t(lanes << (position % Pack<A>::lanes));
     if constexpr (Pack<A>::lanes == 16) {
         __builtin_memcpy(mask + position / 16 * 2, &bits, 2);
     } else {
@@ -69,15 +71,11 @@ NORMSCOPE_INLINE void write_mask(uint8_t* mask, int64_t position, uint16_t bits)
     }
 }
 
-template <class A>
+// The bits of a pack that begins anywhere; reads past them, for which a mask has kMaskPadding bytes at its end.
 NORMSCOPE_INLINE uint16_t read_mask(const uint8_t* mask, int64_t position) {
-    if constexpr (Pack<A>::lanes == 16) {
-        uint16_t bits;
-        __builtin_memcpy(&bits, mask + position / 16 * 2, 2);
-        return bits;
-    } else {
-        return mask[position / 8];
-    }
+    uint32_t bits;
+    __builtin_memcpy(&bits, mask + position / 8, 4);
+    return uint16_t(bits >> (position % 8));
 }
 
 // How the outputs are written, and how many elements ahead the inputs are fetched (0: not at all).
@@ -144,7 +142,7 @@ struct Remembered {
         const Pack<Compute<E>>& dy, const Pack<Compute<E>>&, const Numbers&, const Pack<Compute<E>>& below,
         const Run<E>& run, int64_t i) {
         using A = Compute<E>;
-        const auto closed = from_bits<A>(read_mask<A>(run.mask, run.phase + i));
+        const auto closed = from_bits<A>(read_mask(run.mask, run.phase + i));
         return select(closed, Act::shut(dy, below), dy);
     }
 };

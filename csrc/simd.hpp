@@ -140,6 +140,19 @@ NORMSCOPE_INLINE double sum(const Pack<A>& a) {
     return total;
 }
 
+// The last `count` lanes.
+template <class A>
+NORMSCOPE_INLINE Lanes<A> last_lanes(int64_t count) {
+    constexpr int per_part = Pack<A>::lanes / kParts;
+    Lanes<A> out;
+    for (int p = 0; p < kParts; ++p) {
+        for (int i = 0; i < per_part; ++i) {
+            out.part[p][i] = p * per_part + i >= Pack<A>::lanes - count ? Integer<A>(-1) : Integer<A>(0);
+        }
+    }
+    return out;
+}
+
 // One bit per lane, in a word of 16.
 template <class A>
 NORMSCOPE_INLINE uint16_t to_bits(const Lanes<A>& where) {

@@ -34,22 +34,55 @@ NORMSCOPE_INLINE Pack<A> load(const A* from, Whole) {
     return out;
 }
 
+// The compilers that were looked at make five instructions of the conversion that these intrinsics are.
+NORMSCOPE_INLINE Register<uint32_t> widened(Register<uint16_t, kRegister / 2> narrow) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return (Register<uint32_t>)_mm512_cvtepu16_epi32((__m256i)narrow);
+#elif defined(__AVX2__)
+    return (Register<uint32_t>)_mm256_cvtepu16_epi32((__m128i)narrow);
+#else
+    return __builtin_convertvector(narrow, Register<uint32_t>);
+#endif
+}
+
 NORMSCOPE_INLINE Pack<float> load(const bfloat16* from, Whole) {
     Pack<float> out;
 #pragma GCC unroll 4
     for (int p = 0; p < kParts; ++p) {
         const auto narrow = load_register<uint16_t, kRegister / 2>(from + p * (kRegister / 4));
-        out.part[p] = (Register<float>)(__builtin_convertvector(narrow, Register<uint32_t>) << 16);
+        out.part[p] = (Register<float>)(widened(narrow) << 16);
     }
     return out;
 }
 
 // Round to nearest even; every NaN becomes the quiet one.
-NORMSCOPE_INLINE Register<uint16_t, kRegister / 2> narrowed(Register<float> value) {
+NORMSCOPE_INLINE Register<uint32_t> rounded(Register<float> value) {
     const Register<uint32_t> bits = (Register<uint32_t>)value;
-    const Register<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Register<uint32_t> nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const Register<uint32_t> quiet = Register<uint32_t>{} + 0x7fc0;
-    return __builtin_convertvector(value != value ? quiet : rounded, Register<uint16_t, kRegister / 2>);
+    return value != value ? quiet : nearest;
+}
+
+// A pack in 32 bytes, in as many registers as the level has for them.
+constexpr int kNarrowParts = kPack / 2 / (kRegister < kPack / 2 ? kRegister : kPack / 2);
+struct Narrow {
+    Register<uint16_t, kPack / 2 / kNarrowParts> part[kNarrowParts];
+};
+
+NORMSCOPE_INLINE Narrow narrowed(const Pack<float>& value) {
+    Narrow out;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    out.part[0] = (Register<uint16_t, 32>)_mm512_cvtepi32_epi16((__m512i)rounded(value.part[0]));
+#elif defined(__AVX2__)
+    const __m256i both = _mm256_packus_epi32((__m256i)rounded(value.part[0]), (__m256i)rounded(value.part[1]));
+    out.part[0] = (Register<uint16_t, 32>)_mm256_permute4x64_epi64(both, 0xd8);  // packed by halves of 128 bits
+#else
+    for (int p = 0; p < kParts; ++p) {
+        const Register<uint32_t> wide = rounded(value.part[p]);
+        for (int i = 0; i < kRegister / 4; ++i) out.part[p / 2][p % 2 * (kRegister / 4) + i] = uint16_t(wide[i]);
+    }
+#endif
+    return out;
 }
 
 template <class A>
@@ -59,9 +92,10 @@ NORMSCOPE_INLINE void store(A* to, const Pack<A>& value, Whole) {
 }
 
 NORMSCOPE_INLINE void store(bfloat16* to, const Pack<float>& value, Whole) {
+    const Narrow narrow = narrowed(value);
 #pragma GCC unroll 4
-    for (int p = 0; p < kParts; ++p) {
-        store_register<uint16_t, kRegister / 2>(to + p * (kRegister / 4), narrowed(value.part[p]));
+    for (int p = 0; p < kNarrowParts; ++p) {
+        store_register<uint16_t, sizeof(narrow.part[0])>(to + p * (sizeof(narrow.part[0]) / 2), narrow.part[p]);
     }
 }
 
@@ -110,8 +144,11 @@ NORMSCOPE_INLINE void stream(A* to, const Pack<A>& value, Whole) {
 }
 
 NORMSCOPE_INLINE void stream(bfloat16* to, const Pack<float>& value, Whole) {
+    const Narrow narrow = narrowed(value);
 #pragma GCC unroll 4
-    for (int p = 0; p < kParts; ++p) stream_register(to + p * (kRegister / 4), narrowed(value.part[p]));
+    for (int p = 0; p < kNarrowParts; ++p) {
+        stream_register(to + p * (sizeof(narrow.part[0]) / 2), narrow.part[p]);
+    }
 }
 
 template <class E>

@@ -33,6 +33,12 @@ struct View {
         return at(offset, layout.width, offset % kGrain, index * layout.words);
     }
 
+    // A short plane of one channel; its phase is its place in the sample's mask.
+    Run<E> short_plane(int64_t sample, int64_t channel) const {
+        const int64_t inside = channel * job.inner;
+        return at(sample * layout.pitch + inside, job.inner, inside, sample * layout.words);
+    }
+
     // Row `sample` of the block of channels that begins with `channel`.
     Run<E> block(int64_t sample, int64_t channel, int64_t width) const {
         const int64_t inside = channel * job.inner;

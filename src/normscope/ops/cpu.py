@@ -119,8 +119,8 @@ def _address(value: Tensor | None) -> int:
 def new_mask(x: Tensor, groups: int = 1) -> Tensor:
     """Memory for one bit per element of `x`, shape [bytes]."""
     dtype, batch, channels, inner, last, _ = _shape(x, groups)
-    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last)
-    return torch.empty(size * groups, dtype=torch.uint8)
+    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last, groups)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def forward(
@@ -222,6 +222,21 @@ def near_zero(mean: Tensor, inverse_deviation: Tensor, limit: float) -> bool:
     """Whether every channel's mean lies within `limit` deviations of zero; float32, shape [channels], contiguous."""
     near: bool = EXTENSION.module.near_zero(mean.data_ptr(), inverse_deviation.data_ptr(), mean.shape[0], limit)
     return near
+
+
+def overflows(x: Tensor, found: Tensor, count: float) -> bool:
+    """Whether a variance of `x` is so large that its square roots and inverses leave float32's range.
+
+    Args:
+        x: What was normalized.
+        found: Its moments, shape [2, groups, channels], contiguous.
+        count: Values per channel of a group.
+    """
+    if x.dtype == torch.float64:
+        return False
+    half = found.numel() // 2
+    beyond: bool = EXTENSION.module.exceeds(found.data_ptr() + 8 * half, half, 1e36 * count)
+    return beyond
 
 
 def increment(counter: Tensor) -> None:

@@ -127,7 +127,17 @@ def train(
     else:
         found = cpu.new_moments(x, groups)
         y = eager.Train.apply(x, weight, bias, residual, found, eps, activation, slope)  # type: ignore[no-untyped-call]
+        if cpu.overflows(x, found, count):
+            return _train_in_float64(x, weight, bias, eps, epilogue, groups)
     return y if fused else epilogue.composed(y), Statistics(found, count)
+
+
+def _train_in_float64(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, epilogue: Epilogue, groups: int
+) -> tuple[Tensor, Statistics]:
+    parts = [reference.train(part, weight, bias, eps) for part in torch.chunk(x, groups)]
+    packed = torch.stack([torch.stack([found.mean, found.m2]) for _, found in parts], 1)
+    return epilogue.composed(torch.cat([y for y, _ in parts])), Statistics(packed, int(parts[0][1].count))
 
 
 def _train_without_kernels(
