@@ -132,13 +132,14 @@ def tables(record: dict[str, Any]) -> str:
         words = f"outputs of {FRESH} MiB and more, {heap} heap"
         large = [s for s in SETTINGS if f"{heap} {s}" in parts]
         lines += [f"| {s}, {words} | {rows(parts, f'{heap} {s}', lambda e: e['MiB'] >= FRESH)} |" for s in large]
-    lines += [
-        "",
-        "| whole training step, batch 32 [smallest, largest of the repetitions] | contiguous | channels_last |",
-        "|---|---|---|",
-    ]
-    for name in NAMES:
-        lines.append(f"| {name}, fused against plain | {step(parts, name, SIDES[0])} | {step(parts, name, SIDES[1])} |")
+    found = [name for name in NAMES if any(f"{name} {side}" in parts for side in SIDES)]
+    if found:
+        lines += [
+            "",
+            "| whole training step, batch 32 [smallest, largest of the repetitions] | contiguous | channels_last |",
+            "|---|---|---|",
+        ]
+        lines += [f"| {n}, fused against plain | {step(parts, n, SIDES[0])} | {step(parts, n, SIDES[1])} |" for n in found]
     if "small" in parts:
         said = ", ".join(f"{shape}: {n['ratio']:.2f}" for shape, n in parts["small"]["numbers"].items())
         lines += ["", f"Small inputs, a layer's forward and backward, one thread: {said}."]
