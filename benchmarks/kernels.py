@@ -139,7 +139,9 @@ def tables(record: dict[str, Any]) -> str:
             "| whole training step, batch 32 [smallest, largest of the repetitions] | contiguous | channels_last |",
             "|---|---|---|",
         ]
-        lines += [f"| {n}, fused against plain | {step(parts, n, SIDES[0])} | {step(parts, n, SIDES[1])} |" for n in found]
+        for name in found:
+            cells = " | ".join(step(parts, name, side) for side in SIDES)
+            lines.append(f"| {name}, fused against plain | {cells} |")
     if "small" in parts:
         said = ", ".join(f"{shape}: {n['ratio']:.2f}" for shape, n in parts["small"]["numbers"].items())
         lines += ["", f"Small inputs, a layer's forward and backward, one thread: {said}."]

@@ -1,8 +1,14 @@
 """torch's own samples of batch norm (inputs, constructor arguments, train and eval), run against these layers."""
 
+import warnings
+
 import pytest
 import torch
-from torch.testing._internal.common_modules import module_db
+
+with warnings.catch_warnings():
+    # torch's own tests like to have hypothesis; these do not.
+    warnings.simplefilter("ignore", ImportWarning)
+    from torch.testing._internal.common_modules import module_db
 
 from normscope import nn
 
