@@ -324,9 +324,8 @@ class CheckReport:
 def to_json(record: Any, *, compact: bool = False) -> str:
     """`record` (a dataclass of this module) as JSON text with its schema; NaN and infinities become null."""
     body = _finite({"normscope": SCHEMA, "type": type(record).__name__, **dataclasses.asdict(record)})
-    if compact:
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
+    style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    return json.dumps(body, **style, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str, kind: type[T], name: str = "the record") -> T:

@@ -32,7 +32,7 @@ def stepped(
     Raises:
         InputError: The optimizer cannot step on given gradients (LBFGS wants a closure).
     """
-    if isinstance(optimizer, float):
+    if isinstance(optimizer, int | float):
         return [value.detach() - optimizer * part.detach() for value, part in zip(parameters, gradients, strict=True)]
     copies = {id(value): value.detach().clone().requires_grad_() for value in parameters}
     for group in optimizer.param_groups:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -67,11 +68,14 @@ def render_study(study: Study, each: Each = map) -> str:
 
 def plot(figure: Figure, name: str, most: int) -> Plot:
     """`figure` drawn for a wide and for a narrow page, its ids beginning with `name`."""
-    return Plot(figure, name, tuple(Markup(_draw(wanted)) for wanted in _widths(figure, name, most)))  # noqa: S704  (ours)
+    return _plots([(name, figure)], most, map)[0]
 
 
-def _widths(figure: Figure, name: str, most: int) -> list[_Wanted]:
-    return [(figure, f"{name}-{width}", width, most) for width in (WIDE, NARROW)]
+def _plots(figures: Sequence[tuple[str, Figure]], most: int, each: Each) -> list[Plot]:
+    wanted = [(figure, f"{name}-{width}", width, most) for name, figure in figures for width in (WIDE, NARROW)]
+    drawn = map(Markup, each(_draw, wanted))
+    pairs = zip(drawn, drawn, strict=True)
+    return [Plot(figure, name, pair) for (name, figure), pair in zip(figures, pairs, strict=True)]
 
 
 def _draw(wanted: _Wanted) -> str:
@@ -93,21 +97,18 @@ def _page(study: Study, sections: list[Section], most: int, room: int) -> str:
 
 
 def _sections(study: Study, most: int, each: Each) -> list[Section]:
-    figures = {
-        f"fig-{number}-{place}": figure
+    figures = [
+        (f"fig-{number}-{place}", figure)
         for number, verdict in enumerate(study.verdicts, start=1)
         for place, figure in enumerate(verdict.figures, start=1)
-    }
-    wanted = [one for name, figure in figures.items() for one in _widths(figure, name, most)]
-    drawn = dict(zip((name for _, name, _, _ in wanted), map(Markup, each(_draw, wanted)), strict=True))
-    return [_section(number, verdict, drawn) for number, verdict in enumerate(study.verdicts, start=1)]
+    ]
+    plots = iter(_plots(figures, most, each))
+    return [
+        _section(number, verdict, tuple(islice(plots, len(verdict.figures))))
+        for number, verdict in enumerate(study.verdicts, start=1)
+    ]
 
 
-def _section(number: int, verdict: Verdict, drawn: dict[str, Markup]) -> Section:
+def _section(number: int, verdict: Verdict, plots: tuple[Plot, ...]) -> Section:
     anchor = f"claim-{number}-{words.slug(verdict.claim)}"
-    plots = tuple(
-        Plot(figure, name, tuple(drawn[f"{name}-{width}"] for width in (WIDE, NARROW)))
-        for place, figure in enumerate(verdict.figures, start=1)
-        for name in [f"fig-{number}-{place}"]
-    )
     return Section(number, anchor, verdict, plots, tuple(WORKS.get(key, key) for key in verdict.sources))
