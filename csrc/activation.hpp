@@ -58,7 +58,7 @@ struct Relu {
     }
     template <class A>
     static NORMSCOPE_INLINE Pack<A> forward(const Pack<A>& z, const Pack<A>&) {
-        return select(z <= zero<A>(), zero<A>(), z);
+        return larger(zero<A>(), z);
     }
 };
 
@@ -69,7 +69,7 @@ struct Relu6 : Relu {
     }
     template <class A>
     static NORMSCOPE_INLINE Pack<A> forward(const Pack<A>& z, const Pack<A>&) {
-        return select(z >= broadcast(A(6)), broadcast(A(6)), select(z <= zero<A>(), zero<A>(), z));
+        return select(z >= broadcast(A(6)), broadcast(A(6)), larger(zero<A>(), z));
     }
 };
 

@@ -17,7 +17,7 @@ void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t
     Uniform<Compute<E>> numbers;
     set_both<Compute<E>>(view.job, c, true, [&](const auto& values) { numbers.set(values); });
     for (int64_t n = first; n < last; ++n) {
-        differentiate_run<E, Gate>(view.plane(n, c), numbers, view.job, traffic);
+        differentiate_rows<1, E, Gate>(view.plane(n, c), {}, numbers, view.job, traffic);
     }
 }
 
@@ -25,9 +25,9 @@ template <class E, class Gate>
 Sums plane_sums(const View<E>& view, int64_t c, int64_t first, int64_t last) {
     Uniform<Compute<E>> numbers;
     set_both<Compute<E>>(view.job, c, false, [&](const auto& values) { numbers.set(values); });
-    Sums sums;
-    for (int64_t n = first; n < last; ++n) add_products<E, Gate>(sums, view.plane(n, c), numbers, view.job.slope);
-    return sums;
+    PlaneProducts<E, Gate> products(numbers, view.job.slope);
+    for (int64_t n = first; n < last; ++n) products.add(view.plane(n, c));
+    return products.result();
 }
 
 template <class E, class Gate>
@@ -86,14 +86,19 @@ void add_rows(
     using A = Compute<E>;
     const auto below = broadcast(A(view.job.slope));
     const int64_t pitch = view.layout.pitch, words = view.layout.words;
-    sums.add(0, rows, [&](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
-        const Run<E> run = top.below(row, pitch, words);
-        fetch(run.x + j, kFetchAhead / int64_t(sizeof(E)));
-        fetch(run.dy + j, kFetchAhead / int64_t(sizeof(E)));
-        const auto x = load(run.x + j, extent);
-        const auto g = Gate::pass(load(run.dy + j, extent), x, table, below, run, j);
-        sum1 = sum1 + g;
-        sum2 = multiply_add(g, x - table.at(centre, j), sum2);
+    sums.add(0, rows, [&](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
+        const auto from = table.at(centre, j);
+        auto first = zero<A>(), second = zero<A>();
+        each<decltype(together){}>([&](auto r) NORMSCOPE_LAMBDA {
+            const E *at = top.x + (row + r) * pitch + j, *dy = top.dy + (row + r) * pitch + j;
+            fetch(at, kFetchAhead / int64_t(sizeof(E)));
+            fetch(dy, kFetchAhead / int64_t(sizeof(E)));
+            const auto x = load(at, extent);
+            const auto g = Gate::pass(load(dy, extent), x, table, below, j, top.mask + 2 * (row + r) * words, j);
+            first = first + g;
+            second = multiply_add(g, x - from, second);
+        });
+        sum1 = sum1 + first, sum2 = sum2 + second;
     });
 }
 
@@ -104,13 +109,13 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
     const int64_t width = channels * job.inner;
     Scratch scratch(ColumnSums<A>::bytes(width) + table_bytes<A>(width));
     Table<A> table = table_of<A>(scratch, width);
-    fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
+    fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
     if ((job.phases & statistics) && job.inner >= kShortPlane) {
         for (int64_t c = first; c < first + channels; ++c) {
             Uniform<A> numbers;
             numbers.set(forward_numbers<A>(job, c));
-            const auto run_of = [&](int64_t n) { return view.short_plane(n, c); };
-            const Sums sums = short_products<E, Gate>(run_of, job.batch, numbers, job.slope);
+            const Run<E> run = view.short_plane(0, c);
+            const Sums sums = short_products<E, Gate>(run, view.step(), job.batch, numbers, job.slope);
             keep_sums<A>(job, c, sums.first, sums.second);
         }
     } else if (job.phases & statistics) {
@@ -126,11 +131,11 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     }
     if (!(job.phases & apply)) return;
-    fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return backward_numbers<A>(job, first + c); });
-    for (int64_t n = 0; n < job.batch; ++n) {
+    fill_blocks(table, channels, job.inner, [&](int64_t c) { return backward_numbers<A>(job, first + c); });
+    bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
         const Run<E> run = view.block(n, first, width);
-        differentiate_run<E, Gate>(run, table, job, {view.past_caches(), ahead});
-    }
+        differentiate_rows<decltype(rows){}, E, Gate>(run, view.step(), table, job, {view.past_caches(), ahead});
+    });
 }
 
 template <class E, class Gate>
@@ -172,17 +177,16 @@ void backward_rows(const View<E>& view, const Member& me, Sums* partial) {
     const Layout& layout = view.layout;
     Scratch scratch(table_bytes<A>(layout.width));
     Table<A> table = table_of<A>(scratch, layout.width);
-    const int64_t channels = job.channels;
-    fill(table, channels, 1, channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
+    fill_rows(table, job.channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
     if (job.phases & statistics) row_sums<E, Gate>(view, me, table, partial);
     if (!(job.phases & apply)) return;
-    fill(table, channels, 1, channels, layout.group, [&](int64_t c) { return backward_numbers<A>(job, c); });
-    const Traffic traffic{view.past_caches(), 0};
+    fill_rows(table, job.channels, layout.group, [&](int64_t c) { return backward_numbers<A>(job, c); });
+    const Traffic traffic{view.past_caches(), kApplyAhead / int64_t(sizeof(E))};
     if (layout.rest && me.rank == me.size - 1) {
-        differentiate_run<E, Gate>(view.row(layout.rows, layout.rest), table, job, traffic);
+        differentiate_rows<1, E, Gate>(view.row(layout.rows, layout.rest), {}, table, job, traffic);
     }
-    latest_first(view, me, [&](int64_t r) {
-        differentiate_run<E, Gate>(view.row(r, layout.width), table, job, traffic);
+    latest_first(view, me, [&](int64_t r, auto rows) {
+        differentiate_rows<decltype(rows){}, E, Gate>(view.row(r, layout.width), view.step(), table, job, traffic);
     });
 }
 

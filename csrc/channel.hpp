@@ -48,22 +48,28 @@ inline double inverse_deviation(const Job& job, int64_t c) {
     return 1 / __builtin_sqrt(job.m2[c] / job.count + job.eps);
 }
 
+// Every NaN as the one whose low half is 0: see `rounded`.
+template <class A>
+A settled(double value) {
+    return value == value ? A(value) : A(__builtin_nan(""));
+}
+
 template <class A>
 Forward<A> forward_numbers(const Job& job, int64_t c) {
     const double scale = number_at(job.weight, job.dtype, c, 1) * inverse_deviation(job, c);
-    const A centre = A(job.mean[c]);
+    const A centre = settled<A>(job.mean[c]);
     const double low = job.mean[c] - double(centre);
-    return {centre, A(scale), A(number_at(job.bias, job.dtype, c, 0) - low * scale)};
+    return {centre, settled<A>(scale), settled<A>(number_at(job.bias, job.dtype, c, 0) - low * scale)};
 }
 
 template <class A>
 Backward<A> backward_numbers(const Job& job, int64_t c) {
     const double inverse = inverse_deviation(job, c);
     const double gain = number_at(job.weight, job.dtype, c, 1) * inverse;
-    if (!job.batch_statistics) return {A(gain), 0, 0};
+    if (!job.batch_statistics) return {settled<A>(gain), 0, 0};
     const double low = job.mean[c] - double(A(job.mean[c]));
     const double x_gain = -gain * inverse * job.sum_dy_x[c] / job.count;
-    return {A(gain), A(x_gain), A(-gain * job.sum_dy[c] / job.count - x_gain * low)};
+    return {settled<A>(gain), settled<A>(x_gain), settled<A>(-gain * job.sum_dy[c] / job.count - x_gain * low)};
 }
 
 // The sums of dy and dy * (x - centre) become dbeta and dgamma.

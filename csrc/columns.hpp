@@ -9,8 +9,11 @@ namespace normscope::NORMSCOPE_LEVEL {
 
 // Rows whose sums are kept in the compute type before they are added up in float64.
 constexpr int64_t kFold = 32;
-// Bytes between what is added up and what is fetched.
+// Rows added up together: the sums so far are read and written once for all of them.
+constexpr int kSummedRows = 8;
+// Bytes between what is added up, or worked on and written, and what is fetched.
 constexpr int64_t kFetchAhead = int64_t(1) << 14;
+constexpr int64_t kApplyAhead = int64_t(1) << 12;
 
 // Memory for the length of a call, in whole cache lines, zeroed.
 class Scratch {
@@ -57,11 +60,18 @@ struct ColumnSums {
           wide1(scratch.take<double>(padded_width(columns))),
           wide2(scratch.take<double>(padded_width(columns))) {}
 
-    // term(row, column, Whole or Part, sum1, sum2) adds the elements of one pack of one row to the sums.
+    // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows to the sums.
     template <class Term>
     void add(int64_t first, int64_t last, Term&& term) {
         for (int64_t row = first; row < last; row += kFold) {
-            for (int64_t r = row; r < least_of(last, row + kFold); ++r) add_row(r, term);
+            bundled<kSummedRows>(row, least_of(last, row + kFold), [&](int64_t r, auto rows) NORMSCOPE_LAMBDA {
+                walk<A>(0, width, [&](int64_t j, auto extent, auto) NORMSCOPE_LAMBDA {
+                    Pack<A> sum1 = load(narrow1 + j, Whole{}), sum2 = load(narrow2 + j, Whole{});
+                    term(r, j, extent, rows, sum1, sum2);
+                    store(narrow1 + j, sum1, Whole{});
+                    store(narrow2 + j, sum2, Whole{});
+                });
+            });
             fold();
         }
     }
@@ -71,16 +81,6 @@ struct ColumnSums {
     }
 
    private:
-    template <class Term>
-    NORMSCOPE_INLINE void add_row(int64_t row, Term& term) {
-        walk<A>(0, width, [&](int64_t j, auto extent) NORMSCOPE_LAMBDA {
-            Pack<A> sum1 = load(narrow1 + j, Whole{}), sum2 = load(narrow2 + j, Whole{});
-            term(row, j, extent, sum1, sum2);
-            store(narrow1 + j, sum1, Whole{});
-            store(narrow2 + j, sum2, Whole{});
-        });
-    }
-
     void fold() {
         for (int64_t j = 0; j < padded_width(width); ++j) {
             wide1[j] += double(narrow1[j]);
@@ -114,7 +114,7 @@ struct ColumnMoments {
     void add(const E* x, int64_t rows, int64_t pitch) {
         if (!rows) return;
         const int64_t opening = least_of(rows, kFold / 2);
-        walk<A>(0, sums.width, [&](int64_t j, auto extent) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
+        walk<A>(0, sums.width, [&](int64_t j, auto extent, auto) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
         sums.add(0, opening, deviations(x, pitch));
         for (int64_t j = 0; j < sums.width; ++j) pivot[j] = A(double(pivot[j]) + sums.wide1[j] / double(opening));
         sums.clear();
@@ -128,11 +128,18 @@ struct ColumnMoments {
    private:
     template <class E>
     auto deviations(const E* x, int64_t pitch) {
-        return [this, x, pitch](int64_t row, int64_t j, auto extent, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
-            fetch(x + row * pitch + j, kFetchAhead / int64_t(sizeof(E)));
-            const auto d = load(x + row * pitch + j, extent, A(0)) - load(pivot + j, Whole{});
-            sum1 = sum1 + d;
-            sum2 = multiply_add(d, d, sum2);
+        return [this, x, pitch](
+                   int64_t row, int64_t j, auto extent, auto rows, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
+            const auto from = load(pivot + j, Whole{});
+            auto first = zero<A>(), second = zero<A>();  // apart from the sums so far, which keeps the rounding down
+            each<decltype(rows){}>([&](auto r) NORMSCOPE_LAMBDA {
+                const E* at = x + (row + r) * pitch + j;
+                fetch(at, kFetchAhead / int64_t(sizeof(E)));
+                const auto d = load(at, extent, A(0)) - from;
+                first = first + d;
+                second = multiply_add(d, d, second);
+            });
+            sum1 = sum1 + first, sum2 = sum2 + second;
         };
     }
 

@@ -22,8 +22,18 @@ void normalize_planes(const View<E>& view, int64_t channel, int64_t first, int64
     Uniform<Compute<E>> numbers;
     numbers.set(forward_numbers<Compute<E>>(view.job, channel));
     for (int64_t n = first; n < last; ++n) {
-        normalize_run<E, Act>(view.plane(n, channel), numbers, view.job.slope, traffic);
+        normalize_rows<1, E, Act>(view.plane(n, channel), {}, numbers, view.job.slope, traffic);
     }
+}
+
+template <class E>
+Running plane_moments(const View<E>& view, int64_t channel, int64_t first, int64_t last) {
+    PlaneMoments<E> moments;
+    for (int64_t n = first; n < last; ++n) {
+        const Run<E> run = view.plane(n, channel);
+        moments.add(run.x, run.phase, run.length);
+    }
+    return moments.result();
 }
 
 template <class E, class Act>
@@ -32,12 +42,7 @@ void forward_planes(const View<E>& view, const Member& me) {
     const int64_t last = me.end(job.channels);
     for (int64_t c = me.begin(job.channels); c < last; ++c) {
         if (job.phases & statistics) {
-            Running running;
-            for (int64_t n = 0; n < job.batch; ++n) {
-                const Run<E> run = view.plane(n, c);
-                add_plane(running, run.x, run.phase, run.length);
-            }
-            keep(job, c, running);
+            keep(job, c, plane_moments(view, c, 0, job.batch));
         }
         const bool more = (job.phases & statistics) && c + 1 < last;
         const Traffic traffic{view.past_caches(), more ? view.layout.width : 0};
@@ -52,12 +57,7 @@ void forward_few_planes(const View<E>& view, const Member& me, Running* partial)
     const int64_t first = me.begin(job.batch), last = me.end(job.batch);
     if (job.phases & statistics) {
         for (int64_t c = 0; c < job.channels; ++c) {
-            Running running;
-            for (int64_t n = first; n < last; ++n) {
-                const Run<E> run = view.plane(n, c);
-                add_plane(running, run.x, run.phase, run.length);
-            }
-            partial[me.rank * job.channels + c] = running;
+            partial[me.rank * job.channels + c] = plane_moments(view, c, first, last);
         }
         me.wait();
         for (int64_t c = me.begin(job.channels); c < me.end(job.channels); ++c) {
@@ -96,22 +96,32 @@ Running merged_columns(const ColumnMoments<A>& moments, int64_t column, int64_t 
 template <class A>
 Table<A> table_of(Scratch& scratch, int64_t width) {
     Table<A> table;
-    for (auto& value : table.value) value = scratch.take<A>(padded_width(width));
+    for (auto& value : table.value) value = scratch.take<A>(padded_width(width) + Pack<A>::lanes);
     return table;
 }
 
-// Computes a channel's numbers once and sets them for its columns: `number` of them, `step` apart, from c * stride on.
+// A channel's numbers for each of its columns, which are the `inner` that follow each other in a row of short planes. What
+// is written past them, the next channel or the padding takes.
 template <class A, class NumbersOf>
-void fill(Table<A>& table, int64_t channels, int64_t stride, int64_t step, int64_t number, NumbersOf&& numbers_of) {
+void fill_blocks(Table<A>& table, int64_t channels, int64_t inner, NumbersOf&& numbers_of) {
     for (int64_t c = 0; c < channels; ++c) {
         const auto numbers = numbers_of(c);
-        for (int64_t k = 0; k < number; ++k) table.set(c * stride + k * step, numbers);
+        for (int64_t k = 0; k < inner; k += Pack<A>::lanes) table.set_pack(c * inner + k, numbers);
+    }
+}
+
+// A channel's numbers for each of its columns, which come once in every position of a row.
+template <class A, class NumbersOf>
+void fill_rows(Table<A>& table, int64_t channels, int64_t positions, NumbersOf&& numbers_of) {
+    for (int64_t c = 0; c < channels; ++c) {
+        const auto numbers = numbers_of(c);
+        for (int64_t k = 0; k < positions; ++k) table.set(c + k * channels, numbers);
     }
 }
 
 template <class A>
 int64_t table_bytes(int64_t width) {
-    return kNumbers * (padded_width(width) * int64_t(sizeof(A)) + 64);
+    return kNumbers * (padded_width(width) * int64_t(sizeof(A)) + 2 * kPack);
 }
 
 template <class E, class Act>
@@ -133,10 +143,11 @@ void forward_block(const View<E>& view, int64_t first, int64_t channels, int64_t
     }
     if (!(job.phases & apply)) return;
     Table<A> table = table_of<A>(scratch, width);
-    fill(table, channels, job.inner, 1, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
-    for (int64_t n = 0; n < job.batch; ++n) {
-        normalize_run<E, Act>(view.block(n, first, width), table, job.slope, {view.past_caches(), ahead});
-    }
+    fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
+    bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
+        const Run<E> run = view.block(n, first, width);
+        normalize_rows<decltype(rows){}, E, Act>(run, view.step(), table, job.slope, {view.past_caches(), ahead});
+    });
 }
 
 template <class E, class Act>
@@ -163,7 +174,7 @@ void row_moments(const View<E>& view, const Member& me, Running* partial) {
     if (me.rank == me.size - 1) {
         const E* x = view.row(layout.rows, layout.rest).x;
         for (int64_t j = 0; j < layout.rest; ++j) {
-            add_plane(partial[me.rank * job.channels + j % job.channels], x + j, 0, 1);
+            partial[me.rank * job.channels + j % job.channels].merge(1, double(load(x + j, Part{1}).part[0][0]), 0);
         }
     }
     me.wait();
@@ -185,7 +196,7 @@ void latest_first(const View<E>& view, const Member& me, Body&& body) {
     const int64_t first = me.begin(view.layout.rows), last = me.end(view.layout.rows);
     const int64_t stretch = 1 + kStretch / (view.layout.width * int64_t(sizeof(E)));
     for (int64_t end = last; end > first; end -= stretch) {
-        for (int64_t r = end - stretch < first ? first : end - stretch; r < end; ++r) body(r);
+        bundled<kRows>(end - stretch < first ? first : end - stretch, end, body);
     }
 }
 
@@ -198,14 +209,13 @@ void forward_rows(const View<E>& view, const Member& me, Running* partial) {
     if (!(job.phases & apply)) return;
     Scratch scratch(table_bytes<A>(layout.width));
     Table<A> table = table_of<A>(scratch, layout.width);
-    const int64_t channels = job.channels;
-    fill(table, channels, 1, channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
-    const Traffic traffic{view.past_caches(), 0};
+    fill_rows(table, job.channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
+    const Traffic traffic{view.past_caches(), kApplyAhead / int64_t(sizeof(E))};
     if (layout.rest && me.rank == me.size - 1) {
-        normalize_run<E, Act>(view.row(layout.rows, layout.rest), table, job.slope, traffic);
+        normalize_rows<1, E, Act>(view.row(layout.rows, layout.rest), {}, table, job.slope, traffic);
     }
-    latest_first(view, me, [&](int64_t r) {
-        normalize_run<E, Act>(view.row(r, layout.width), table, job.slope, traffic);
+    latest_first(view, me, [&](int64_t r, auto rows) {
+        normalize_rows<decltype(rows){}, E, Act>(view.row(r, layout.width), view.step(), table, job.slope, traffic);
     });
 }
 

@@ -60,7 +60,8 @@ inline Layout rows_of(int64_t positions, int64_t channels) {
 inline Layout layout_of(const Job& job) {
     if (job.channels_last || job.inner == 1) return rows_of(job.batch * job.inner, job.channels);
     const int64_t sample = job.channels * job.inner;
-    const int64_t least = repeats_to_grain(job.inner);
+    // Rows of bfloat16 are cut at twice the grain, where its cache lines end.
+    const int64_t least = repeats_to_grain(job.inner) * (job.dtype == Dtype::bfloat16 ? 2 : 1);
     if (job.inner >= kLongPlane || least * job.inner > kLongestRow) {
         const int64_t words = job.inner / kGrain + (job.inner % kGrain ? 2 : 0);
         return {Cut::planes, 1, job.inner, job.batch, sample, 0, words, words * job.batch * job.channels};

@@ -25,6 +25,11 @@ namespace x86_64_v4 {
 extern const Level level;
 }
 #endif
+#if defined(NORMSCOPE_X86_BF16)
+namespace x86_64_v4_bf16 {
+extern const Level level;
+}
+#endif
 
 namespace {
 
@@ -41,6 +46,9 @@ std::vector<const Level*> runnable_levels() {
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vl");
+#if defined(NORMSCOPE_X86_BF16)
+    if (v4 && __builtin_cpu_supports("avx512bf16")) levels.push_back(&x86_64_v4_bf16::level);
+#endif
     if (v4) levels.push_back(&x86_64_v4::level);
     if (v3) levels.push_back(&x86_64_v3::level);
 #endif

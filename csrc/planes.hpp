@@ -7,7 +7,9 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 // Elements whose sums are kept in the compute type before they are added up in float64.
-constexpr int64_t kChunk = 2048;
+constexpr int64_t kChunk = 4096;
+// Sums side by side, as many as there are registers for: an addition waits for the one before it.
+constexpr int kChains = kParts == 1 ? 4 : 2;
 
 // Calls body(offset, length) on pieces of a run, cut where mask words end.
 template <class Body>
@@ -23,54 +25,126 @@ struct Sums {
     double first = 0, second = 0;
 };
 
-// Deviations are taken from a pivot near the mean: the mean of all values before, and for the first values a mean computed
-// roughly beforehand (see ColumnMoments for why that is enough).
+// Two sums in the compute type.
+template <class A>
+struct Chained {
+    Pack<A> first[kChains], second[kChains];
+
+    NORMSCOPE_INLINE Chained() {
+        each<kChains>([&](auto k) NORMSCOPE_LAMBDA { first[k] = second[k] = zero<A>(); });
+    }
+    NORMSCOPE_INLINE Sums total() const {
+        auto sum1 = first[0], sum2 = second[0];
+        each<kChains - 1>([&](auto k) NORMSCOPE_LAMBDA { sum1 = sum1 + first[k + 1], sum2 = sum2 + second[k + 1]; });
+        return {sum(sum1), sum(sum2)};
+    }
+};
+
 template <class E>
-Sums deviations(const E* x, int64_t phase, int64_t length, Compute<E> pivot) {
+NORMSCOPE_INLINE void add_deviations(
+    Chained<Compute<E>>& to, const E* x, int64_t phase, int64_t length, Compute<E> pivot) {
     using A = Compute<E>;
-    auto sum1 = zero<A>(), sum2 = zero<A>();
+    Chained<A> sums = to;
     const auto from = broadcast(pivot);
-    walk<A>(phase, length, [&](int64_t i, auto extent) NORMSCOPE_LAMBDA {
+    walk<A, kChains>(phase, length, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
         const auto d = load(x + i, extent, pivot) - from;
-        sum1 = sum1 + d;
-        sum2 = multiply_add(d, d, sum2);
+        sums.first[chain] = sums.first[chain] + d;
+        sums.second[chain] = multiply_add(d, d, sums.second[chain]);
     });
-    return {sum(sum1), sum(sum2)};
+    to = sums;
 }
 
+// The moments of one channel, plane after plane. Deviations are taken from a pivot near the mean: the mean of all values
+// before, and for the first values a mean computed roughly beforehand (see ColumnMoments for why that is enough).
 template <class E>
-void add_plane(Running& running, const E* x, int64_t phase, int64_t length) {
+class PlaneMoments {
     using A = Compute<E>;
-    chunks(phase, length, [&](int64_t i, int64_t piece) {
-        const int64_t at = phase + i;
-        A pivot = A(running.mean);
-        if (running.count == 0) {
-            const A first = load(x + i, Part{1}).part[0][0];
-            pivot = A(double(first) + deviations(x + i, at, piece, first).first / double(piece));
-        }
-        const Sums sums = deviations(x + i, at, piece, pivot);
-        running.merge_sums(double(piece), double(pivot), sums.first, sums.second);
-    });
-}
 
-// Adds what a plane contributes to the sums of dy and dy * (x - centre).
-template <class E, class Gate>
-void add_products(Sums& sums, const Run<E> run, const Uniform<Compute<E>> numbers, double slope) {
-    using A = Compute<E>;
-    const auto below = broadcast(A(slope));
-    chunks(run.phase, run.length, [&](int64_t i, int64_t piece) {
-        Run<E> part = run;
-        part.x += i, part.dy += i, part.phase += i;
-        auto sum1 = zero<A>(), sum2 = zero<A>();
-        walk<A>(part.phase, piece, [&](int64_t k, auto extent) NORMSCOPE_LAMBDA {
-            const auto x = load(part.x + k, extent);
-            const auto g = Gate::pass(load(part.dy + k, extent), x, numbers, below, part, k);
-            sum1 = sum1 + g;
-            sum2 = multiply_add(g, x - numbers.at(centre, k), sum2);
+   public:
+    void add(const E* x, int64_t phase, int64_t length) {
+        chunks(phase, length, [&](int64_t i, int64_t piece) {
+            if (held_ + piece > kChunk) flush();
+            if (!held_) pivot_ = running_.count ? A(running_.mean) : rough_mean(x + i, phase + i, piece);
+            add_deviations(sums_, x + i, phase + i, piece, pivot_);
+            held_ += piece;
         });
-        sums.first += sum(sum1);
-        sums.second += sum(sum2);
-    });
-}
+    }
+
+    const Running& result() {
+        if (held_) flush();
+        return running_;
+    }
+
+   private:
+    static A rough_mean(const E* x, int64_t phase, int64_t length) {
+        const A first = load(x, Part{1}).part[0][0];
+        Chained<A> sums;
+        add_deviations(sums, x, phase, length, first);
+        return A(double(first) + sums.total().first / double(length));
+    }
+
+    void flush() {
+        const Sums sums = sums_.total();
+        running_.merge_sums(double(held_), double(pivot_), sums.first, sums.second);
+        sums_ = {};
+        held_ = 0;
+    }
+
+    Running running_;
+    Chained<A> sums_;
+    A pivot_ = 0;
+    int64_t held_ = 0;
+};
+
+// The sums of dy and dy * (x - centre) of one channel, plane after plane.
+template <class E, class Gate>
+class PlaneProducts {
+    using A = Compute<E>;
+
+   public:
+    PlaneProducts(const Uniform<A>& numbers, double slope) : numbers_(numbers), below_(broadcast(A(slope))) {}
+
+    void add(const Run<E>& run) {
+        chunks(run.phase, run.length, [&](int64_t i, int64_t piece) {
+            if (held_ + piece > kChunk) flush();
+            add_piece(run, i, piece);
+            held_ += piece;
+        });
+    }
+
+    const Sums& result() {
+        if (held_) flush();
+        return total_;
+    }
+
+   private:
+    NORMSCOPE_INLINE void add_piece(const Run<E> run, int64_t from, int64_t length) {
+        Chained<A> sums = sums_;
+        const Uniform<A> numbers = numbers_;
+        const auto below = below_;
+        walk<A, kChains>(run.phase + from, length, [&](int64_t k, auto extent, auto chain) NORMSCOPE_LAMBDA {
+            const auto x = load(run.x + from + k, extent);
+            const auto dy = load(run.dy + from + k, extent);
+            const auto g = Gate::pass(dy, x, numbers, below, from + k, run.mask, run.phase + from + k);
+            sums.first[chain] = sums.first[chain] + g;
+            sums.second[chain] = multiply_add(g, x - numbers.at(centre, k), sums.second[chain]);
+        });
+        sums_ = sums;
+    }
+
+    void flush() {
+        const Sums sums = sums_.total();
+        total_.first += sums.first;
+        total_.second += sums.second;
+        sums_ = {};
+        held_ = 0;
+    }
+
+    Uniform<A> numbers_;
+    Pack<A> below_;
+    Sums total_;
+    Chained<A> sums_;
+    int64_t held_ = 0;
+};
 
 }  // namespace normscope::NORMSCOPE_LEVEL

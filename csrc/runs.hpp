@@ -8,6 +8,9 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
+// Rows that go through an element-wise pass together: no more than there are registers for.
+constexpr int kRows = kParts == 1 ? 4 : kParts == 2 ? 2 : 1;
+
 enum Number { centre, scale, shift, dy_gain, x_gain, offset, kNumbers };
 
 template <class A>
@@ -33,6 +36,16 @@ struct Table {
     void set(int64_t i, const Backward<A>& n) {
         value[dy_gain][i] = n.dy_gain, value[x_gain][i] = n.x_gain, value[offset][i] = n.offset;
     }
+    // The same for a whole pack of columns.
+    void set_pack(int64_t i, const Forward<A>& n) {
+        put(centre, i, n.centre), put(scale, i, n.scale), put(shift, i, n.shift);
+    }
+    void set_pack(int64_t i, const Backward<A>& n) {
+        put(dy_gain, i, n.dy_gain), put(x_gain, i, n.x_gain), put(offset, i, n.offset);
+    }
+
+   private:
+    void put(Number number, int64_t i, A same) { store(value[number] + i, broadcast(same), Whole{}); }
 };
 
 template <class A, class Numbers>
@@ -50,14 +63,11 @@ struct Run {
     E* dresidual;
     uint8_t* mask;
     int64_t phase, length;
+};
 
-    // The run `rows` further down, where runs are `pitch` elements and `words` mask words apart.
-    NORMSCOPE_INLINE Run below(int64_t rows, int64_t pitch, int64_t words) const {
-        Run moved = *this;
-        moved.x += rows * pitch, moved.dy += rows * pitch;
-        if (mask) moved.mask += 2 * rows * words;
-        return moved;
-    }
+// How far it is from one run to the next, in elements and in mask words.
+struct Step {
+    int64_t pitch, words;
 };
 
 // Only the first pack of a run can begin inside a word, and no other run shares that word.
@@ -78,7 +88,7 @@ NORMSCOPE_INLINE uint16_t read_mask(const uint8_t* mask, int64_t position) {
     return uint16_t(bits >> (position % 8));
 }
 
-// How the outputs are written, and how many elements ahead the inputs are fetched (0: not at all).
+// How the outputs are written, and how many elements ahead the inputs are fetched (0: what is read anyway).
 struct Traffic {
     bool past_caches;
     int64_t ahead;
@@ -86,26 +96,46 @@ struct Traffic {
 
 template <class E>
 NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
-    if (ahead) __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 2);
 }
 
-template <class E, class Act, class Numbers>
-void normalize_run(const Run<E> run, const Numbers numbers, double slope, const Traffic traffic) {
+// Writes one pack of each of R rows.
+template <int R, class E, class Extent>
+NORMSCOPE_INLINE void write_rows(
+    E* to, int64_t pitch, const Pack<Compute<E>>* values, bool past_caches, Extent extent) {
+    if (past_caches) {
+        each<R>([&](auto r) NORMSCOPE_LAMBDA { stream(to + r * pitch, values[r], extent); });
+    } else {
+        each<R>([&](auto r) NORMSCOPE_LAMBDA { store(to + r * pitch, values[r], extent); });
+    }
+}
+
+// R runs that lie a step apart, at once: what a table holds for a column is read once for all of them.
+template <int R, class E, class Act, class Numbers>
+void normalize_rows(const Run<E> run, const Step step, const Numbers numbers, double slope, const Traffic traffic) {
     using A = Compute<E>;
     const auto below = broadcast(A(slope));
-    walk<A>(run.phase, run.length, [&](int64_t i, auto extent) NORMSCOPE_LAMBDA {
-        fetch(run.x + i, traffic.ahead);
-        Pack<A> z = normalized(load(run.x + i, extent), numbers, i);
+    walk<A>(run.phase, run.length, [&](int64_t i, auto extent, auto) NORMSCOPE_LAMBDA {
+        const Pack<A> from = numbers.at(centre, i), by = numbers.at(scale, i), plus = numbers.at(shift, i);
+        Pack<A> z[R];
+        each<R>([&](auto r) NORMSCOPE_LAMBDA {
+            const E* x = run.x + r * step.pitch + i;
+            fetch(x, traffic.ahead);
+            z[r] = multiply_add(load(x, extent) - from, by, plus);
+        });
         if (run.residual) {
-            fetch(run.residual + i, traffic.ahead);
-            z = z + load(run.residual + i, extent);
-            if constexpr (Act::gates) {
-                if (run.mask) write_mask<A>(run.mask, run.phase + i, to_bits(Act::closed(z)));
-            }
+            each<R>([&](auto r) NORMSCOPE_LAMBDA {
+                const E* residual = run.residual + r * step.pitch + i;
+                fetch(residual, traffic.ahead);
+                z[r] = z[r] + load(residual, extent);
+                if constexpr (Act::gates) {
+                    uint8_t* mask = run.mask + 2 * r * step.words;
+                    if (run.mask) write_mask<A>(mask, run.phase + i, to_bits(Act::closed(z[r])));
+                }
+            });
         }
-        const Pack<A> y = Act::forward(z, below);
-        if (traffic.past_caches) stream(run.out + i, y, extent);
-        else store(run.out + i, y, extent);
+        each<R>([&](auto r) NORMSCOPE_LAMBDA { z[r] = Act::forward(z[r], below); });
+        write_rows<R>(run.out + i, step.pitch, z, traffic.past_caches, extent);
     });
 }
 
@@ -113,10 +143,9 @@ void normalize_run(const Run<E> run, const Numbers numbers, double slope, const 
 // computed again from x exactly as the forward did, or through one whose side the mask remembers.
 struct Open {
     static constexpr bool reads_x = false;
-    template <class E, class Numbers>
-    static NORMSCOPE_INLINE Pack<Compute<E>> pass(
-        const Pack<Compute<E>>& dy, const Pack<Compute<E>>&, const Numbers&, const Pack<Compute<E>>&, const Run<E>&,
-        int64_t) {
+    template <class A, class Numbers>
+    static NORMSCOPE_INLINE Pack<A> pass(
+        const Pack<A>& dy, const Pack<A>&, const Numbers&, const Pack<A>&, int64_t, const uint8_t*, int64_t) {
         return dy;
     }
 };
@@ -124,10 +153,10 @@ struct Open {
 template <class Act>
 struct Recomputed {
     static constexpr bool reads_x = true;
-    template <class E, class Numbers>
-    static NORMSCOPE_INLINE Pack<Compute<E>> pass(
-        const Pack<Compute<E>>& dy, const Pack<Compute<E>>& x, const Numbers& numbers, const Pack<Compute<E>>& below,
-        const Run<E>&, int64_t i) {
+    template <class A, class Numbers>
+    static NORMSCOPE_INLINE Pack<A> pass(
+        const Pack<A>& dy, const Pack<A>& x, const Numbers& numbers, const Pack<A>& below, int64_t i, const uint8_t*,
+        int64_t) {
         const auto z = normalized(x, numbers, i);
         if constexpr (Act::gates) return select(Act::closed(z), Act::shut(dy, below), dy);
         else return Act::backward(dy, z);
@@ -137,40 +166,42 @@ struct Recomputed {
 template <class Act>
 struct Remembered {
     static constexpr bool reads_x = false;
-    template <class E, class Numbers>
-    static NORMSCOPE_INLINE Pack<Compute<E>> pass(
-        const Pack<Compute<E>>& dy, const Pack<Compute<E>>&, const Numbers&, const Pack<Compute<E>>& below,
-        const Run<E>& run, int64_t i) {
-        using A = Compute<E>;
-        const auto closed = from_bits<A>(read_mask(run.mask, run.phase + i));
-        return select(closed, Act::shut(dy, below), dy);
+    template <class A, class Numbers>
+    static NORMSCOPE_INLINE Pack<A> pass(
+        const Pack<A>& dy, const Pack<A>&, const Numbers&, const Pack<A>& below, int64_t, const uint8_t* mask,
+        int64_t position) {
+        return select(from_bits<A>(read_mask(mask, position)), Act::shut(dy, below), dy);
     }
 };
 
-template <class E, class Gate, class Numbers>
-void differentiate_run(const Run<E> run, const Numbers numbers, const Job& job, const Traffic traffic) {
+// R runs that lie a step apart, at once.
+template <int R, class E, class Gate, class Numbers>
+void differentiate_rows(
+    const Run<E> run, const Step step, const Numbers numbers, const Job& job, const Traffic traffic) {
     using A = Compute<E>;
     const auto below = broadcast(A(job.slope));
     const bool batch_statistics = job.batch_statistics;
-    walk<A>(run.phase, run.length, [&](int64_t i, auto extent) NORMSCOPE_LAMBDA {
-        fetch(run.dy + i, traffic.ahead);
-        Pack<A> x = zero<A>();
-        if (Gate::reads_x || batch_statistics) {
-            fetch(run.x + i, traffic.ahead);
-            x = load(run.x + i, extent);
-        }
-        const auto g = Gate::pass(load(run.dy + i, extent), x, numbers, below, run, i);
-        Pack<A> dx = numbers.at(dy_gain, i) * g;
-        if (batch_statistics) {
-            const auto linear = multiply_add(x - numbers.at(centre, i), numbers.at(x_gain, i), numbers.at(offset, i));
-            dx = multiply_add(numbers.at(dy_gain, i), g, linear);
-        }
-        if (traffic.past_caches) stream(run.out + i, dx, extent);
-        else store(run.out + i, dx, extent);
-        if (run.dresidual) {
-            if (traffic.past_caches) stream(run.dresidual + i, g, extent);
-            else store(run.dresidual + i, g, extent);
-        }
+    walk<A>(run.phase, run.length, [&](int64_t i, auto extent, auto) NORMSCOPE_LAMBDA {
+        Pack<A> dx[R], g[R];
+        each<R>([&](auto r) NORMSCOPE_LAMBDA {
+            const E *dy = run.dy + r * step.pitch + i, *from = run.x + r * step.pitch + i;
+            fetch(dy, traffic.ahead);
+            Pack<A> x = zero<A>();
+            if (Gate::reads_x || batch_statistics) {
+                fetch(from, traffic.ahead);
+                x = load(from, extent);
+            }
+            const uint8_t* mask = run.mask + 2 * r * step.words;
+            g[r] = Gate::pass(load(dy, extent), x, numbers, below, i, mask, run.phase + i);
+            dx[r] = numbers.at(dy_gain, i) * g[r];
+            if (batch_statistics) {
+                const auto linear =
+                    multiply_add(x - numbers.at(centre, i), numbers.at(x_gain, i), numbers.at(offset, i));
+                dx[r] = multiply_add(numbers.at(dy_gain, i), g[r], linear);
+            }
+        });
+        write_rows<R>(run.out + i, step.pitch, dx, traffic.past_caches, extent);
+        if (run.dresidual) write_rows<R>(run.dresidual + i, step.pitch, g, traffic.past_caches, extent);
     });
 }
 

@@ -25,24 +25,23 @@ Sums short_deviations(const E* x, int64_t planes, int64_t pitch, int64_t length,
     using A = Compute<E>;
     const auto from = broadcast(pivot), nothing = zero<A>();
     const auto rest = last_lanes<A>(length % Pack<A>::lanes);
-    auto sum1 = zero<A>(), sum2 = zero<A>();
-    for (int64_t n = 0; n < planes; ++n, x += pitch) {
-        // Summed up plane by plane, which keeps the rounding down.
-        auto plane1 = nothing, plane2 = nothing;
+    Chained<A> sums;
+    bundled<kChains>(0, planes, [&](int64_t n, auto together) NORMSCOPE_LAMBDA {
         overlapping(length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
-            fetch(x + i, kSamplesAhead * pitch);
-            auto d = load(x + i, Whole{}) - from;
-            if constexpr (sizeof...(lanes)) d = select(lanes..., d, nothing);
-            plane1 = plane1 + d;
-            plane2 = multiply_add(d, d, plane2);
+            each<decltype(together){}>([&](auto k) NORMSCOPE_LAMBDA {
+                const E* at = x + (n + k) * pitch + i;
+                fetch(at, kSamplesAhead * pitch);
+                auto d = load(at, Whole{}) - from;
+                if constexpr (sizeof...(lanes)) d = select(lanes..., d, nothing);
+                sums.first[k] = sums.first[k] + d;
+                sums.second[k] = multiply_add(d, d, sums.second[k]);
+            });
         });
-        sum1 = sum1 + plane1;
-        sum2 = sum2 + plane2;
-    }
-    return {sum(sum1), sum(sum2)};
+    });
+    return sums.total();
 }
 
-// The moments of one channel; pivots as in add_plane.
+// The moments of one channel; pivots as in PlaneMoments.
 template <class E>
 Running short_moments(const E* x, int64_t samples, int64_t pitch, int64_t length) {
     using A = Compute<E>;
@@ -60,33 +59,35 @@ Running short_moments(const E* x, int64_t samples, int64_t pitch, int64_t length
     return running;
 }
 
-// The sums of dy and dy * (x - centre) of one channel, the plane of which in sample n is run_of(n).
-template <class E, class Gate, class RunOf>
-Sums short_products(RunOf&& run_of, int64_t samples, const Uniform<Compute<E>>& numbers, double slope) {
+// The sums of dy and dy * (x - centre) of one channel, whose first plane is `run`.
+template <class E, class Gate>
+Sums short_products(
+    const Run<E> run, const Step step, int64_t samples, const Uniform<Compute<E>> numbers, double slope) {
     using A = Compute<E>;
     const auto below = broadcast(A(slope)), nothing = zero<A>();
-    const int64_t length = run_of(0).length, together = 1 + kChunk / length;
-    const auto rest = last_lanes<A>(length % Pack<A>::lanes);
+    const auto rest = last_lanes<A>(run.length % Pack<A>::lanes);
+    const int64_t most = 1 + kChunk / run.length;
     Sums total;
-    for (int64_t n = 0; n < samples; n += together) {
-        auto sum1 = zero<A>(), sum2 = zero<A>();
-        for (int64_t m = n; m < least_of(samples, n + together); ++m) {
-            const Run<E> run = run_of(m), later = run_of(m + kSamplesAhead);
-            auto plane1 = nothing, plane2 = nothing;
-            overlapping(length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
-                __builtin_prefetch(later.x + i, 0, 2);
-                __builtin_prefetch(later.dy + i, 0, 2);
-                const auto x = load(run.x + i, Whole{});
-                auto g = Gate::pass(load(run.dy + i, Whole{}), x, numbers, below, run, i);
-                if constexpr (sizeof...(lanes)) g = select(lanes..., g, nothing);
-                plane1 = plane1 + g;
-                plane2 = multiply_add(g, x - numbers.at(centre, i), plane2);
+    for (int64_t first = 0; first < samples; first += most) {
+        Chained<A> sums;
+        bundled<kChains>(first, least_of(samples, first + most), [&](int64_t n, auto together) NORMSCOPE_LAMBDA {
+            overlapping(run.length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
+                each<decltype(together){}>([&](auto k) NORMSCOPE_LAMBDA {
+                    const E *at = run.x + (n + k) * step.pitch + i, *dy = run.dy + (n + k) * step.pitch + i;
+                    fetch(at, kSamplesAhead * step.pitch);
+                    fetch(dy, kSamplesAhead * step.pitch);
+                    const auto x = load(at, Whole{});
+                    const uint8_t* mask = run.mask + 2 * (n + k) * step.words;
+                    auto g = Gate::pass(load(dy, Whole{}), x, numbers, below, i, mask, run.phase + i);
+                    if constexpr (sizeof...(lanes)) g = select(lanes..., g, nothing);
+                    sums.first[k] = sums.first[k] + g;
+                    sums.second[k] = multiply_add(g, x - numbers.at(centre, i), sums.second[k]);
+                });
             });
-            sum1 = sum1 + plane1;
-            sum2 = sum2 + plane2;
-        }
-        total.first += sum(sum1);
-        total.second += sum(sum2);
+        });
+        const Sums part = sums.total();
+        total.first += part.first;
+        total.second += part.second;
     }
     return total;
 }

@@ -24,6 +24,22 @@ constexpr int kRegister = 16;
 constexpr int kPack = 64;
 constexpr int kParts = kPack / kRegister;
 
+// A number known to the compiler.
+template <int N>
+struct Count {
+    constexpr operator int() const { return N; }
+};
+
+// Calls body(Count<0>) ... body(Count<N - 1>). Unlike a loop, it is laid out before the compiler decides what lives in
+// registers, so that arrays indexed by the counts do.
+template <int N, class Body>
+NORMSCOPE_INLINE void each(Body&& body) {
+    if constexpr (N > 0) {
+        each<N - 1>(body);
+        body(Count<N - 1>{});
+    }
+}
+
 template <class E, int Bytes>
 struct RegisterOf {
     typedef E type __attribute__((vector_size(Bytes)));
@@ -99,6 +115,27 @@ NORMSCOPE_INLINE Pack<A> multiply_add(const Pack<A>& a, const Pack<A>& b, const 
     return out;
 }
 
+// The larger of two; b where one of them is NaN. Compilers do not make one instruction of the comparison.
+NORMSCOPE_INLINE Register<float> larger(Register<float> a, Register<float> b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return (Register<float>)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Register<float>)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+NORMSCOPE_INLINE Register<double> larger(Register<double> a, Register<double> b) { return a > b ? a : b; }
+
+template <class A>
+NORMSCOPE_INLINE Pack<A> larger(const Pack<A>& a, const Pack<A>& b) {
+    Pack<A> out;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) out.part[p] = larger(a.part[p], b.part[p]);
+    return out;
+}
+
 template <class A>
 NORMSCOPE_INLINE Pack<A> select(const Lanes<A>& where, const Pack<A>& yes, const Pack<A>& no) {
     Pack<A> out;
@@ -131,13 +168,15 @@ NORMSCOPE_INLINE Pack<A> zero() {
     return out;
 }
 
+// In float64, by four sums side by side: one chain of additions would wait for each of them.
 template <class A>
 NORMSCOPE_INLINE double sum(const Pack<A>& a) {
-    double total = 0;
+    double totals[4] = {};
     for (int p = 0; p < kParts; ++p) {
-        for (int i = 0; i < Pack<A>::lanes / kParts; ++i) total += static_cast<double>(a.part[p][i]);
+#pragma GCC unroll 16
+        for (int i = 0; i < Pack<A>::lanes / kParts; ++i) totals[i % 4] += static_cast<double>(a.part[p][i]);
     }
-    return total;
+    return (totals[0] + totals[1]) + (totals[2] + totals[3]);
 }
 
 // The last `count` lanes.

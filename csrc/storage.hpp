@@ -55,12 +55,11 @@ NORMSCOPE_INLINE Pack<float> load(const bfloat16* from, Whole) {
     return out;
 }
 
-// Round to nearest even; every NaN becomes the quiet one.
+// Round to nearest even. A NaN stays one as long as its low half is 0, which holds of every NaN that arithmetic makes and
+// of those widened from bfloat16; the per-channel numbers see to the rest (see `settled`).
 NORMSCOPE_INLINE Register<uint32_t> rounded(Register<float> value) {
     const Register<uint32_t> bits = (Register<uint32_t>)value;
-    const Register<uint32_t> nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Register<uint32_t> quiet = Register<uint32_t>{} + 0x7fc0;
-    return value != value ? quiet : nearest;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
 // A pack in 32 bytes, in as many registers as the level has for them.
@@ -71,7 +70,9 @@ struct Narrow {
 
 NORMSCOPE_INLINE Narrow narrowed(const Pack<float>& value) {
     Narrow out;
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512BF16__)
+    out.part[0] = (Register<uint16_t, 32>)_mm512_cvtneps_pbh((__m512)value.part[0]);  // below 2^-126 it gives 0
+#elif defined(__AVX512F__) && defined(__AVX512DQ__)
     out.part[0] = (Register<uint16_t, 32>)_mm512_cvtepi32_epi16((__m512i)rounded(value.part[0]));
 #elif defined(__AVX2__)
     const __m256i both = _mm256_packus_epi32((__m256i)rounded(value.part[0]), (__m256i)rounded(value.part[1]));
@@ -99,15 +100,46 @@ NORMSCOPE_INLINE void store(bfloat16* to, const Pack<float>& value, Whole) {
     }
 }
 
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+NORMSCOPE_INLINE Pack<float> load_masked(const float* from, unsigned lanes, float fill) {
+    return {{(Register<float>)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16(lanes), from)}};
+}
+
+NORMSCOPE_INLINE Pack<double> load_masked(const double* from, unsigned lanes, double fill) {
+    return {{(Register<double>)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), __mmask8(lanes), from)}};
+}
+
+NORMSCOPE_INLINE Pack<float> load_masked(const bfloat16* from, unsigned lanes, float fill) {
+    const auto bits = widened((Register<uint16_t, 32>)_mm256_maskz_loadu_epi16(__mmask16(lanes), from)) << 16;
+    return {{(Register<float>)_mm512_mask_blend_ps(__mmask16(lanes), _mm512_set1_ps(fill), (__m512)bits)}};
+}
+
+NORMSCOPE_INLINE void store_masked(float* to, const Pack<float>& value, unsigned lanes) {
+    _mm512_mask_storeu_ps(to, __mmask16(lanes), (__m512)value.part[0]);
+}
+
+NORMSCOPE_INLINE void store_masked(double* to, const Pack<double>& value, unsigned lanes) {
+    _mm512_mask_storeu_pd(to, __mmask8(lanes), (__m512d)value.part[0]);
+}
+
+NORMSCOPE_INLINE void store_masked(bfloat16* to, const Pack<float>& value, unsigned lanes) {
+    _mm256_mask_storeu_epi16(to, __mmask16(lanes), (__m256i)narrowed(value).part[0]);
+}
+#endif
+
 // Lanes past the count hold `fill`.
 template <class E>
 NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Part part, Compute<E> fill = 0) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return load_masked(from, (1u << part.count) - 1, fill);
+#else
     E narrow[Pack<Compute<E>>::lanes] = {};
     __builtin_memcpy(narrow, from, part.count * sizeof(E));
     Compute<E> wide[Pack<Compute<E>>::lanes];
     store(wide, load(narrow, Whole{}), Whole{});
     for (int64_t i = part.count; i < Pack<Compute<E>>::lanes; ++i) wide[i] = fill;
     return load(wide, Whole{});
+#endif
 }
 
 template <class E>
@@ -117,9 +149,13 @@ NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Whole whole, Compute<E>) {
 
 template <class E>
 NORMSCOPE_INLINE void store(E* to, const Pack<Compute<E>>& value, Part part) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    store_masked(to, value, (1u << part.count) - 1);
+#else
     E narrow[Pack<Compute<E>>::lanes];
     store(narrow, value, Whole{});
     __builtin_memcpy(to, narrow, part.count * sizeof(E));
+#endif
 }
 
 template <class V>
@@ -162,22 +198,35 @@ NORMSCOPE_INLINE void stream_fence() {
 #endif
 }
 
-// Calls body(offset, Whole or Part) along a run that starts `phase` elements into a pack. Both ragged ends come to one
-// call, which halves the code.
-template <class A, class Body>
+// Calls body(offset, Whole or Part, chain) along a run that starts `phase` elements into a pack; neighbouring packs have
+// different chains below `Chains`, so that sums need not wait for each other. Both ragged ends come to one call, which
+// halves the code.
+template <class A, int Chains = 1, class Body>
 NORMSCOPE_INLINE void walk(int64_t phase, int64_t length, Body&& body) {
     constexpr int64_t lanes = Pack<A>::lanes;
     int64_t i = 0, ragged = phase % lanes ? lanes - phase % lanes : 0;
     if (ragged > length) ragged = length;
     while (true) {
         if (ragged) {
-            body(i, Part{ragged});
+            body(i, Part{ragged}, Count<0>{});
             i += ragged;
         }
         if (i >= length) return;
-        for (; i + lanes <= length; i += lanes) body(i, Whole{});
+        if constexpr (Chains > 1) {
+            for (; i + Chains * lanes <= length; i += Chains * lanes) {
+                each<Chains>([&](auto chain) NORMSCOPE_LAMBDA { body(i + chain * lanes, Whole{}, chain); });
+            }
+        }
+        for (; i + lanes <= length; i += lanes) body(i, Whole{}, Count<0>{});
         ragged = length - i;
     }
+}
+
+// Calls body(row, Count<N>) for N rows at once as far as they reach, then row by row.
+template <int N, class Body>
+NORMSCOPE_INLINE void bundled(int64_t first, int64_t last, Body&& body) {
+    for (; first + N <= last; first += N) body(first, Count<N>{});
+    for (; first < last; ++first) body(first, Count<1>{});
 }
 
 }  // namespace normscope::NORMSCOPE_LEVEL

@@ -7,7 +7,7 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 // Outputs from this size on are written past the caches, if their memory is in place and their runs are aligned.
-constexpr int64_t kPastCaches = int64_t(12) << 20;
+constexpr int64_t kPastCaches = int64_t(1) << 20;
 constexpr int64_t kShortestStream = 768;
 
 template <class E>
@@ -48,6 +48,8 @@ struct View {
     Run<E> row(int64_t index, int64_t width) const {
         return at(index * layout.pitch, width, 0, index * layout.words);
     }
+
+    Step step() const { return {layout.pitch, layout.words}; }
 
     bool past_caches() const {
         const int64_t run = layout.width * int64_t(sizeof(E)), pitch = layout.pitch * int64_t(sizeof(E));
