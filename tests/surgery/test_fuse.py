@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import normscope
-from normscope.errors import UnsupportedError
+from normscope.errors import InputError, SpecError, UnsupportedError
 from normscope.nn import BatchNormAct2d, GhostBatchNorm2d
 
 
@@ -154,3 +154,57 @@ def test_a_fused_network_with_other_numbers_is_never_handed_over(monkeypatch):
     model = nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU())
     with pytest.raises(UnsupportedError, match="differs by"):
         normscope.fuse(model, draw(4, 3, 5, 5))
+
+
+class Projected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.project = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)) + self.project(x))
+
+
+def test_of_two_batch_norms_that_are_added_one_adds_the_other():
+    fusion = normscope.fuse(Projected().eval(), draw(4, 3, 6, 6))
+    assert fusion.fused == ("bn",)
+    assert [left.name for left in fusion.left] == ["project.1"]
+    assert "the residual that bn adds" in fusion.left[0].reason
+    assert not any(module.training for module in fusion.model.modules())
+
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.relu = nn.BatchNorm1d(3), nn.ReLU()
+
+    def forward(self, _x):
+        raise KeyError("planted")
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "error", "says"),
+    [
+        (3, (draw(4, 3),), InputError, "expected a torch.nn.Module to fuse, got int"),
+        (Raising(), (draw(4, 3),), SpecError, "KeyError: 'planted'"),
+        (nn.BatchNorm1d(3), (draw(1, 3),), SpecError, "Expected more than 1 value per channel when training"),
+        (nn.BatchNorm1d(3), (), SpecError, "missing 1 required positional argument"),
+        (nn.BatchNorm1d(3), (draw(4, 5),), SpecError, "running_mean should contain 5 elements"),
+        (nn.BatchNorm1d(3), (draw(4, 3) * torch.nan,), InputError, "not finite"),
+    ],
+)
+def test_bad_input_says_what_was_wrong_and_leaves_the_network_alone(model, batch, error, says):
+    before = copy.deepcopy(model.state_dict()) if isinstance(model, nn.Module) else None
+    with pytest.raises(error, match=says):
+        normscope.fuse(model, *batch)
+    if before is not None:
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+        assert model.training
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    model.derived = model[0].weight * 2
+    with pytest.raises(UnsupportedError, match="deepcopy"):
+        normscope.fuse(model, draw(4, 3))
