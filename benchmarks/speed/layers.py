@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from speed import pairs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -117,23 +118,25 @@ def layers(dtype: str, layout: str, repeats: int, batch: int = 32) -> dict[str, 
 
 
 def compiled(repeats: int) -> dict[str, Any]:
-    """Seconds of torch.compile on the training composite, as a multiple of ours."""
+    """The training composite by torch.compile and by torch eager, each as a multiple of our seconds."""
     found = {}
     for channels, side in ((64, 56), (512, 14)):
         setting = Setting(channels, side, 32, torch.float32, torch.contiguous_format)
         setting.gate()
         for column, options in ((COLUMNS[2], (True, False)), (COLUMNS[3], (True, True))):
-            start = time.perf_counter()
-            run = torch.compile(setting.theirs)
+
+            def timed(
+                run: Any, setting: Setting = setting, options: tuple[bool, bool] = options
+            ) -> Callable[[], float]:
+                return lambda: sum(clocked(setting, run, *options))
+
+            torch.compiler.reset()
+            run, start = torch.compile(setting.theirs), time.perf_counter()
             clocked(setting, run, *options)
-            built = time.perf_counter() - start
-            ratios = [
-                sum(clocked(setting, run, *options)) / sum(clocked(setting, setting.ours, *options))
-                for _ in range(repeats)
-            ]
+            built, ours = time.perf_counter() - start, timed(setting.ours)
             found[f"{channels}x{side} {column}"] = {
-                "ratio": statistics.median(ratios),
-                "spread": [min(ratios), max(ratios)],
+                **pairs.ratios(timed(run), ours, 3 * repeats),
+                "eager": pairs.ratios(timed(setting.theirs), ours, 3 * repeats),
                 "seconds to compile": built,
             }
     return found
