@@ -131,8 +131,8 @@ def drawn(seed: int, levels: tuple[str, ...]) -> Case:
         layout=draw.choice(LAYOUTS),
         residual=residual,
         gradient=draw.choice(GRADIENTS),
-        # torch does not take parameters narrower than the running statistics in evaluation
-        parameters="both" if way == "evaluate" and parameters == "narrow" else parameters,
+        # with running statistics torch takes no parameters that are narrower, and neither do the layers
+        parameters="both" if way in ("evaluate", "layer") and parameters == "narrow" else parameters,
         activation=activation,
         groups=groups,
         values=values,
