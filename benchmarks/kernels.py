@@ -7,7 +7,8 @@
 
 Before anything is timed, outputs and gradients are held against float64; a wrong kernel is not timed. Torch and ours
 alternate in one loop with a copy of the same bytes, which gives the share of the bandwidth limit; the medians of the
-ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at batch 32.
+ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at batch 32. Whole
+networks and torch.compile are measured in pairs (`speed/pairs.py`), of which those count during which nothing else ran.
 Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its heap, 'default' with
 glibc's own, which hands outputs of 32 MiB and more back to the system. A busy machine shares memory bandwidth out: run
 it on a quiet one.
@@ -62,6 +63,8 @@ def run(part: str, repeats: int) -> None:
     environment = dict(os.environ)
     if part.startswith("reused"):
         environment |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+    if part == "compile":
+        environment["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # seconds to compile are those of the first time
     words = [sys.executable, __file__, "--here", part, "--repeats", str(repeats)]
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     keep(part, json.loads(done.stdout.splitlines()[-1]))

@@ -19,6 +19,8 @@ SHAPES = [
     (64, 112), (64, 56), (256, 56), (128, 56), (128, 28), (512, 28),
     (256, 28), (256, 14), (1024, 14), (512, 14), (512, 7), (2048, 7),
 ]  # fmt: skip
+# Calls of a few milliseconds that are timed together.
+CALLS = 5
 COLUMNS = ("forward", "backward", "BN+ReLU f+b", "BN+add+ReLU f+b")
 
 
@@ -128,15 +130,15 @@ def compiled(repeats: int) -> dict[str, Any]:
             def timed(
                 run: Any, setting: Setting = setting, options: tuple[bool, bool] = options
             ) -> Callable[[], float]:
-                return lambda: sum(clocked(setting, run, *options))
+                return lambda: sum(sum(clocked(setting, run, *options)) for _ in range(CALLS)) / CALLS
 
             torch.compiler.reset()
             run, start = torch.compile(setting.theirs), time.perf_counter()
             clocked(setting, run, *options)
             built, ours = time.perf_counter() - start, timed(setting.ours)
             found[f"{channels}x{side} {column}"] = {
-                **pairs.ratios(timed(run), ours, 3 * repeats),
-                "eager": pairs.ratios(timed(setting.theirs), ours, 3 * repeats),
+                **pairs.ratios(timed(run), ours, 3 * repeats, limit=20),
+                "eager": pairs.ratios(timed(setting.theirs), ours, 3 * repeats, limit=20),
                 "seconds to compile": built,
             }
     return found

@@ -27,34 +27,43 @@ def foreign() -> float:
     return taken - sum(os.times()[:2])
 
 
-def ratios(first: Callable[[], float], second: Callable[[], float], repeats: int) -> dict[str, Any]:
+def ratios(first: Callable[[], float], second: Callable[[], float], repeats: int, limit: float = 90) -> dict[str, Any]:
     """How many times longer `first` takes than `second`, each of which gives its own seconds.
 
     Args:
         first: What is compared.
         second: What it is compared with; who begins alternates.
-        repeats: Pairs that count; at most three times as many are tried.
+        repeats: Pairs that count.
+        limit: Seconds after which no more are tried.
+
+    Returns:
+        Median and quartiles of the undisturbed pairs, of all where fewer than three were undisturbed.
     """
-    first(), second()
+    begin = time.perf_counter()
+    for _ in range(2):  # until the allocator has found its size
+        first(), second()
     pairs: list[tuple[float, float, float]] = []
-    for at in range(3 * repeats):
+    while len(_undisturbed(pairs)) < repeats and time.perf_counter() - begin < limit:
         before, start = foreign(), time.perf_counter()
-        if at % 2:
+        if len(pairs) % 2:
             other = second()
             pair = first(), other
         else:
             pair = first(), second()
         elapsed = time.perf_counter() - start
         pairs.append(((foreign() - before) / (elapsed * (os.cpu_count() or 1)), *pair))
-        if sum(share <= MOST_FOREIGN for share, *_ in pairs) == repeats:
-            break
-    undisturbed = [pair for pair in pairs if pair[0] <= MOST_FOREIGN] or pairs
-    found = [a / b for _, a, b in undisturbed]
-    low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
+    kept = _undisturbed(pairs)
+    if len(kept) < 3:
+        kept = pairs
+    low, middle, high = statistics.quantiles([a / b for _, a, b in kept], n=4)
     return {
         "ratio": middle,
         "spread": [low, high],
-        "milliseconds": 1e3 * statistics.median(b for *_, b in undisturbed),
-        "pairs": len(undisturbed),
-        "disturbed": len(pairs) - len(undisturbed) if undisturbed is not pairs else len(pairs),
+        "milliseconds": 1e3 * statistics.median(b for *_, b in kept),
+        "pairs": len(kept),
+        "disturbed": sum(share > MOST_FOREIGN for share, *_ in kept),
     }
+
+
+def _undisturbed(pairs: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    return [pair for pair in pairs if pair[0] <= MOST_FOREIGN]
