@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -158,7 +155,7 @@ def test_levels_agree_and_are_chosen_by_name():
 
 
 THREADS = """
-import sys, torch
+import torch
 from pathlib import Path
 from normscope.ops import functional
 
@@ -179,10 +176,10 @@ print(threads() - alone)
 """
 
 
-def test_the_threads_are_those_of_torchs_pool_and_as_many_as_torch_was_told():
-    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+def test_the_threads_are_those_of_torchs_pool_and_as_many_as_torch_was_told(python):
+    done = python(THREADS)
     # One thread adds none; three add two; torch then adds no further ones.
-    assert done.stdout.split() == ["0", "2", "2"]
+    assert done.stdout.split() == ["0", "2", "2"], done.stderr
 
 
 def test_random_cases_against_the_reference():
