@@ -66,7 +66,8 @@ def computed(module: Any, x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor) -
 
 def errors(found: dict[str, Tensor], want: dict[str, Any]) -> dict[str, float]:
     """The largest error of each quantity."""
-    return {n: float(np.abs(np.asarray(found[n].double().numpy(), np.longdouble) - want[n]).max()) for n in QUANTITIES}
+    gaps = {name: np.asarray(found[name].double().numpy(), np.longdouble) - want[name] for name in QUANTITIES}
+    return {name: float(f"{float(np.abs(gap).max()):.4g}") for name, gap in gaps.items()}
 
 
 def row(shape: tuple[int, ...], dtype: str, layout: str, mean: float) -> dict[str, Any]:
@@ -178,7 +179,9 @@ def main() -> int:
         if cpu.EXTENSION.module is None:
             print(cpu.EXTENSION.reason, file=sys.stderr)
             return 2
-        RESULTS.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
+        record = measured()
+        rows = ",\n".join(json.dumps(each) for each in record.pop("rows"))
+        RESULTS.write_text(f'{json.dumps(record)[:-1]}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
     record = json.loads(RESULTS.read_text(encoding="utf-8"))
     PAGE.write_text(page(record), encoding="utf-8")
     found = missed(record)
