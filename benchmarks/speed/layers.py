@@ -101,7 +101,7 @@ def measure(setting: Setting, repeats: int) -> dict[str, Any]:
                 shares[part].append((1, 1.5)[index] * copy / mine[index])
     return {
         "ratio": {name: statistics.median(values[1:]) for name, values in ratios.items()},
-        "spread": {name: [min(values[1:]), max(values[1:])] for name, values in ratios.items()},
+        "spread": {name: pairs.quartiles(values[1:]) for name, values in ratios.items()},
         "share": {name: statistics.median(values[1:]) for name, values in shares.items()},
     }
 
@@ -160,7 +160,7 @@ def small(repeats: int) -> dict[str, Any]:
             times.append(seconds[1])
         found[str(list(shape))] = {
             "ratio": statistics.median(ratios),
-            "spread": [min(ratios), max(ratios)],
+            "spread": pairs.quartiles(ratios),
             "microseconds": 1e6 * statistics.median(times),
         }
     return found

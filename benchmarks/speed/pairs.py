@@ -27,6 +27,12 @@ def foreign() -> float:
     return taken - sum(os.times()[:2])
 
 
+def quartiles(values: list[float]) -> list[float]:
+    """The first and the third."""
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return [low, high]
+
+
 def ratios(first: Callable[[], float], second: Callable[[], float], repeats: int, limit: float = 90) -> dict[str, Any]:
     """How many times longer `first` takes than `second`, each of which gives its own seconds.
 
@@ -55,10 +61,10 @@ def ratios(first: Callable[[], float], second: Callable[[], float], repeats: int
     kept = _undisturbed(pairs)
     if len(kept) < 3:
         kept = pairs
-    low, middle, high = statistics.quantiles([a / b for _, a, b in kept], n=4)
+    found = [a / b for _, a, b in kept]
     return {
-        "ratio": middle,
-        "spread": [low, high],
+        "ratio": statistics.median(found),
+        "spread": quartiles(found),
         "milliseconds": 1e3 * statistics.median(b for *_, b in kept),
         "pairs": len(kept),
         "disturbed": sum(share > MOST_FOREIGN for share, *_ in kept),
