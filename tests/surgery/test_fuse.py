@@ -111,6 +111,47 @@ def test_where_fx_does_not_trace_one_recorded_forward_decides():
     assert type(normscope.unfuse(fusion.model).act) is nn.LeakyReLU
 
 
+class Hard(nn.Module):
+    def forward(self, x):
+        return F.hardswish(x)
+
+
+class OwnSilu(nn.Module):
+    def forward(self, x):
+        return F.silu(x)
+
+
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return F.relu(x)
+
+
+def test_an_activation_of_another_class_is_known_by_what_it_computes():
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.BatchNorm2d(3), OwnSilu(), nn.BatchNorm2d(3), Remembering(), nn.BatchNorm2d(3), Hard()
+            )
+
+        def forward(self, x):
+            return self.body(x) if float(x.sum()) < 1e9 else x
+
+    fusion = normscope.fuse(seeded(Chain), draw(6, 3, 10, 10))
+    assert fusion.how == "modules"
+    assert fusion.fused == ("body.0",)
+    assert [left.reason for left in fusion.left] == [
+        "what follows it is a Remembering, which cannot be fused",
+        "what follows it is a Hard, which cannot be fused",
+    ]
+    assert type(normscope.unfuse(fusion.model).body[1]) is OwnSilu
+
+
 def test_what_is_left_alone_is_listed_with_the_reason():
     shared = nn.BatchNorm2d(3)
     hooked = nn.BatchNorm2d(3)

@@ -96,9 +96,10 @@ def _fuse_modules(model: nn.Module, batch: tuple[Any, ...]) -> tuple[tuple[str, 
     for name, follower in record(model, batch).items():
         layer = model.get_submodule(name)
         reason = require_plain(layer) or follower.objection
-        activation = None if reason else activation_module(model.get_submodule(follower.name))
+        after = None if reason else model.get_submodule(follower.name)
+        activation = None if after is None else activation_module(after)
         if activation is None:
-            left.append(Left(name, reason or "what follows it is not an activation module that can be fused"))
+            left.append(Left(name, reason or f"what follows it is a {type(after).__name__}, which cannot be fused"))
             continue
         away = FusedAway(model.get_submodule(follower.name), name)
         model.set_submodule(name, fused_from(layer, *activation))
