@@ -154,3 +154,13 @@ def test_deviations_whose_squares_pass_float32_are_normalized(shape):
         want, exact = reference.train(value, None, None, 1e-5)
         torch.testing.assert_close(found.packed[:, 0], torch.stack([exact.mean, exact.m2]), rtol=1e-5, atol=1e20)
         torch.testing.assert_close(y, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(cpu.EXTENSION.module is None, reason=cpu.EXTENSION.reason)
+def test_a_small_layer_whose_variance_passes_float32_is_not_left_to_torchs_kernel():
+    x = draw(12, 3) * 1e25
+    layer = nn.BatchNorm1d(3)
+    want, exact = reference.train(x, None, None, layer.eps)
+    assert not torch.nn.BatchNorm1d(3)(x).any()  # torch's: the bias, everywhere
+    torch.testing.assert_close(layer(x).detach(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.batch_moments.m2, exact.m2, rtol=1e-5, atol=0)
