@@ -161,6 +161,5 @@ def test_a_small_layer_whose_variance_passes_float32_is_not_left_to_torchs_kerne
     x = draw(12, 3) * 1e25
     layer = nn.BatchNorm1d(3)
     want, exact = reference.train(x, None, None, layer.eps)
-    assert not torch.nn.BatchNorm1d(3)(x).any()  # torch's: the bias, everywhere
     torch.testing.assert_close(layer(x).detach(), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.batch_moments.m2, exact.m2, rtol=1e-5, atol=0)
