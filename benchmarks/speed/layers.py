@@ -137,8 +137,8 @@ def compiled(repeats: int) -> dict[str, Any]:
             clocked(setting, run, *options)
             built, ours = time.perf_counter() - start, timed(setting.ours)
             found[f"{channels}x{side} {column}"] = {
-                **pairs.ratios(timed(run), ours, 3 * repeats, limit=20),
-                "eager": pairs.ratios(timed(setting.theirs), ours, 3 * repeats, limit=20),
+                **pairs.ratios(timed(run), ours, 3 * repeats, limit=10),
+                "eager": pairs.ratios(timed(setting.theirs), ours, 3 * repeats, limit=10),
                 "seconds to compile": built,
             }
     return found
