@@ -5,6 +5,7 @@
     python3 dev.py test    the tests
     python3 dev.py lint    style, types, direction of imports
     python3 dev.py wheel   the built wheel, installed into an environment of its own and tried
+    python3 dev.py sanitize the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, by random cases
     python3 dev.py picture the README's picture: the top of normscope-why/page.html, by headless Chromium
     python3 dev.py check   lint, test and wheel: what continuous integration runs
 
@@ -29,6 +30,9 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 # What decides whether the environment is still right.
 _INPUTS = ("pyproject.toml", "constraints.txt", "CMakeLists.txt")
+# What is tested of the wheel: whatever depends on how the kernels were built and packed.
+_ON_THE_WHEEL = ("ops/test_backend.py", "ops/test_kernels.py", "ops/test_operators.py", "nn", "surgery/test_fuse.py")
+_SANITIZERS = ("libasan", "libubsan")
 _BUILD = ("scikit-build-core", "nanobind", "cmake", "ninja")
 
 
@@ -96,10 +100,43 @@ def wheel(_words: list[str]) -> None:
         # Without -S the editable installation would put itself before every path.
         paths = [str(apart), sysconfig.get_path("purelib", vars={"base": str(VENV), "platbase": str(VENV)})]
         code = f"import sys; sys.path[:0] = {paths}; import normscope, pytest; print(normscope.__file__);"
-        words = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", folder, f"{folder}/tests/ops/test_kernels.py"]
-        words += [f"{folder}/tests/{part}" for part in ("ops/test_backend.py", "nn")]
+        words = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", folder]
+        words += [f"{folder}/tests/{part}" for part in _ON_THE_WHEEL]
         code += f"sys.exit(not normscope.__file__.startswith({str(apart)!r}) or pytest.main({words}))"
         call(BIN / "python", "-I", "-S", "-c", code, OMP_NUM_THREADS="1", NORMSCOPE_REQUIRE_KERNELS="1")
+
+
+def sanitize(words: list[str]) -> None:
+    """Build the kernels under sanitizers, see that these are in force, and run random cases at every level."""
+    folder, flags = (
+        ROOT / "build" / "sanitized",
+        "-fsanitize=address,undefined;-fno-sanitize-recover=undefined;-O1;-g1;-w",
+    )
+    call(
+        *(BIN / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}"),
+        *(f"-DPython_EXECUTABLE={BIN / 'python'}", "-DCMAKE_BUILD_TYPE=None", f"-DNORMSCOPE_SANITIZE={flags}"),
+    )
+    call(BIN / "ninja", "-C", folder)
+    compiler = os.environ.get("CXX", "g++")
+    libraries = [
+        subprocess.check_output([compiler, f"-print-file-name={name}.so"], text=True).strip() for name in _SANITIZERS
+    ]
+    variables = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter leaves memory behind on purpose
+        "OMP_NUM_THREADS": "1",
+    }
+    fuzz = [BIN / "python", ROOT / "benchmarks" / "fuzz.py", "--kernels", next(folder.glob("_kernels*.so"))]
+    planted = subprocess.run(
+        [*fuzz, "--overrun"], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    if "ERROR: AddressSanitizer" not in planted.stderr:
+        print(f"the sanitizers did not notice a write past an output:\n{planted.stderr[-2000:]}", file=sys.stderr)
+        sys.exit(1)
+    print("a planted write past an output was noticed")
+    levels = subprocess.check_output([*fuzz, "--levels"], env={**os.environ, **variables}, text=True).split()
+    for level in levels:
+        call(*fuzz, "--level", level, *(words or ["--cases", "2000"]), **variables)
 
 
 def picture(_words: list[str]) -> None:
@@ -127,6 +164,7 @@ COMMANDS = {
     "test": [test],
     "lint": [lint],
     "wheel": [wheel],
+    "sanitize": [sanitize],
     "picture": [picture],
     "check": [lint, test, wheel],
 }

@@ -1,137 +1,146 @@
 """Claim: whatever the shape, layout, dtype, activation and grouping, the kernels compute what the reference does.
 
-    python benchmarks/fuzz.py --cases 100000       about an hour on one core; ends at the first case that differs
+    python benchmarks/fuzz.py --cases 100000 --jobs 2 --out benchmarks/results/fuzz.json
     python benchmarks/fuzz.py --cases 2000 --seed 7
 
-Every case draws a layer's arguments and its input, runs forward and backward through autograd on one or two threads and
-at a random instruction-set level, and compares outputs, gradients and moments with the float64 reference. With the
-kernels built under sanitizers (CONTRIBUTING.md) the same command looks for reads and writes out of bounds.
+A seed decides a case: a layer's arguments and its input (`fuzzing/draw.py`). It runs forward and backward through one
+of the package's doors at a random instruction-set level; outputs, gradients, moments and running statistics are held
+against the float64 reference (`fuzzing/check.py`). The cases that differ are named, with their seeds, and the exit
+code is 1; what was covered is counted. With kernels built under sanitizers (`python3 dev.py sanitize`) the same command
+looks for reads and writes out of bounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import math
-import random
+import json
+import multiprocessing
+import os
 import sys
 import time
+from collections import Counter
+from pathlib import Path
+
+# Where two processes share two cores, a thread that waits by spinning takes the core that the other needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
-from torch import Tensor
+from fuzzing import check, draw
 
-from normscope.ops import cpu, functional, reference
-from normscope.ops.activation import applied
-from normscope.ops.backend import use_backend
+from normscope.ops import cpu
 
-# What rounding may cost relative to the largest value: of the dtype, times the steps from an input to a gradient.
-TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 2**-6, torch.float64: 1e-11}
+CHUNK = 250
 
 
-def shape_of(draw: random.Random) -> tuple[int, ...]:
-    """Mostly awkward, at least five values per channel."""
-    spatial = tuple(
-        draw.choice((1, 2, 3, 4, 5, 7, 8, 14, 15, 16, 17, 23, 31)) for _ in range(draw.choice((0, 1, 2, 3)))
-    )
-    spatial = spatial[: 2 if math.prod(spatial) > 1500 else 3]
-    least = max(2, math.ceil(5 / math.prod(spatial)))
-    return (
-        least + draw.choice((0, 1, 2, 3, 7, 16, 33)),
-        draw.choice((1, 2, 3, 5, 8, 16, 17, 24, 33, 64, 100)),
-        *spatial,
-    )
+def install(kernels: str) -> None:
+    """Test another build of the extension than the installed one."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("normscope.ops._kernels", kernels)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cpu.EXTENSION = cpu.Extension(module, kernels)
 
 
-def laid_out(value: Tensor, form: str) -> Tensor:
-    """`value` contiguous, channels last, or every second element of something larger."""
-    if form == "strided":
-        return torch.stack([value, value], -1)[..., 0]
-    return value.movedim(1, -1).contiguous().movedim(-1, 1) if form == "last" else value.contiguous()
+def prepare(kernels: str | None) -> None:
+    """Make a process ready."""
+    if kernels:
+        install(kernels)
+    torch.set_num_threads(1)
 
 
-def case(seed: int) -> str:
-    """Run one case; what differs in words, empty where nothing does."""
-    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    shape, dtype = shape_of(draw), draw.choice(tuple(TOLERANCE))
-    activation, slope = draw.choice(("none", "relu", "relu6", "leaky_relu", "silu", "gelu")), 0.1
-    form, groups = draw.choice(("contiguous", "last", "strided")), draw.choice((1, 1, 1, 2, 3))
-    shape = (shape[0] * groups, *shape[1:])
-    mean = draw.choice((0.0, 0.0, 3.0, 1000.0))
-    level = draw.choice(cpu.EXTENSION.levels)
-    torch.set_num_threads(draw.choice((1, 2)))
-    x = laid_out((torch.randn(shape, generator=generator, dtype=torch.float64) + mean).to(dtype), form).requires_grad_()
-    dy = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-    residual = None
-    if draw.random() < 0.4:
-        residual = laid_out(torch.randn(shape, generator=generator).to(dtype), form).requires_grad_()
-    wide = cpu.parameter_dtype(x)
-    weight, bias = (
-        torch.randn(shape[1], generator=generator).to(wide).requires_grad_() if draw.random() < 0.8 else None
-        for _ in range(2)
-    )
-    leaves = [value for value in (x, weight, bias, residual) if value is not None]
-    with use_backend(f"compiled:{level}"):
-        epilogue = functional.Epilogue(activation, slope, residual)
-        y, found = functional.train(x, weight, bias, 1e-3, epilogue, groups)
-        got = [y, *torch.autograd.grad(y, leaves, dy)]
-    want = expected(leaves, (x, weight, bias, residual), dy, activation, slope, groups)
-    worst = 0.0
-    for ours, exact in zip(got, want, strict=True):
-        scale = float(exact.detach().abs().max()) + 1
-        error = float((ours.detach().double() - exact.detach()).abs().amax()) / scale
-        # A value at an activation's corner falls on either side of it.
-        corner = activation in ("relu", "relu6", "leaky_relu") and dtype != torch.float64
-        worst = max(worst, 0.0 if corner and _few_differ(ours, exact, TOLERANCE[dtype] * scale) else error)
-    settings = f"{shape} {dtype} {form} {activation} groups {groups} residual {residual is not None} level {level}"
-    return "" if worst <= TOLERANCE[dtype] and found.count else f"seed {seed}: {settings}: off by {worst:.2g}"
+def run(job: tuple[int, int, str | None]) -> tuple[int, Counter[str], list[str]]:
+    """Cases from a first seed on: how many, what they covered, and what is wrong."""
+    first, number, level = job
+    levels = (level,) if level else cpu.EXTENSION.levels
+    counts: Counter[str] = Counter()
+    wrong = []
+    for seed in range(first, first + number):
+        case = draw.drawn(seed, levels)
+        counts.update(case.words())
+        try:
+            objection = check.verdict(case)
+        except Exception as error:
+            objection = f"{type(error).__name__}: {error}"
+        if objection:
+            wrong.append(f"{case}: {objection}")
+    return number, counts, wrong
 
 
-def _few_differ(ours: Tensor, exact: Tensor, tolerance: float) -> bool:
-    wrong = (ours.detach().double() - exact.detach()).abs() > tolerance
-    return bool(wrong.sum() <= max(2, ours.numel() // 1000))
+def overrun() -> None:
+    """Write one element past an output: a sanitizer that is in force ends the process here."""
+    x, found = torch.randn(64, 16), torch.empty(2, 1, 16, dtype=torch.float64)
+    short = torch.empty(64 * 16 - 1)
+    cpu.forward(x, short.as_strided((1,), (1,)), found, None, None, 1e-5)
 
 
-def expected(
-    leaves: list[Tensor],
-    values: tuple[Tensor | None, ...],
-    dy: Tensor,
-    activation: str,
-    slope: float,
-    groups: int,
-) -> list[Tensor]:
-    """Output and gradients by the reference, in float64."""
-    twins = {id(value): value.detach().double().requires_grad_() for value in leaves}
-    x, weight, bias, residual = (None if value is None else twins[id(value)] for value in values)
-    assert x is not None
-    z = torch.cat([reference.train(part, weight, bias, 1e-3)[0] for part in x.chunk(groups)])
-    y = applied(z if residual is None else z + residual, activation, slope)
-    return [y, *torch.autograd.grad(y, list(twins.values()), dy.double())]
+def report(counts: Counter[str]) -> str:
+    """How often each kind was covered, a line for each field."""
+    fields: dict[str, list[str]] = {}
+    for words, number in sorted(counts.items(), key=lambda item: -item[1]):
+        field, _, value = words.partition(" ")
+        fields.setdefault(field, []).append(f"{value} {number}")
+    return "\n".join(f"  {field}: {', '.join(values)}" for field, values in fields.items())
 
 
 def main() -> int:
-    """Run the cases; 1 at the first that differs."""
+    """Run the cases; 1 if one differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0, help="the first case's; the others follow")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--level", help="this instruction-set level alone")
     parser.add_argument("--kernels", help="an extension module to test instead of the installed one")
+    parser.add_argument("--levels", action="store_true", help="name the levels of this machine and leave")
+    parser.add_argument("--out", type=Path, help="a JSON file for the counts")
+    parser.add_argument("--overrun", action="store_true", help="write past an output, which a sanitizer must notice")
     options = parser.parse_args()
-    if options.kernels:
-        spec = importlib.util.spec_from_file_location("normscope.ops._kernels", options.kernels)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        cpu.EXTENSION = cpu.Extension(module, options.kernels)
+    prepare(options.kernels)
+    if options.levels:
+        print(*cpu.EXTENSION.levels)
+        return 0
+    if options.overrun:
+        overrun()
+        return 0
+    if not cpu.EXTENSION.levels or options.level not in (None, *cpu.EXTENSION.levels):
+        print(
+            f"expected a level out of {', '.join(cpu.EXTENSION.levels) or 'none'}: {cpu.EXTENSION.reason}",
+            file=sys.stderr,
+        )
+        return 2
     start = time.monotonic()
-    for at in range(options.cases):
-        wrong = case(options.seed + at)
-        if wrong:
-            print(wrong)
-            return 1
-        if at % 5000 == 4999:
-            print(f"{at + 1} cases, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    print(f"{options.cases} cases, nothing differs, {time.monotonic() - start:.0f} s")
-    return 0
+    ends = range(options.seed, options.seed + options.cases, CHUNK)
+    jobs = [(first, min(CHUNK, options.seed + options.cases - first), options.level) for first in ends]
+    done, counts, wrong = 0, Counter(), []
+    with multiprocessing.get_context("spawn").Pool(options.jobs, prepare, (options.kernels,)) as pool:
+        for number, covered, found in pool.imap_unordered(run, jobs) if options.jobs > 1 else map(run, jobs):
+            done, counts, wrong = done + number, counts + covered, wrong + found
+            for line in found:
+                print(line, flush=True)
+            if done % 5000 < number and done < options.cases:
+                print(
+                    f"{done} cases, {len(wrong)} differ, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True
+                )
+    seconds = time.monotonic() - start
+    print(report(counts))
+    print(f"{done} cases, {f'{len(wrong)} differ' if wrong else 'nothing differs'}, {seconds:.0f} s")
+    if options.out:
+        record = {
+            "kernels": cpu.EXTENSION.identity,
+            "torch": torch.__version__,
+            "first seed": options.seed,
+            "cases": done,
+        }
+        record |= {
+            "wrong": wrong,
+            "seconds": round(seconds),
+            "processes": options.jobs,
+            "counts": dict(sorted(counts.items())),
+        }
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

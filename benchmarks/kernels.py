@@ -4,10 +4,12 @@
     python benchmarks/kernels.py --list            the parts it consists of
     python benchmarks/kernels.py --part small      one of them, merged into that file
     python benchmarks/kernels.py --render          put the file's tables into README.md
+    python benchmarks/kernels.py --spread          show them with the quartiles of the repetitions
 
 Before anything is timed, outputs and gradients are held against float64; a wrong kernel is not timed. Torch and ours
 alternate in one loop with a copy of the same bytes, which gives the share of the bandwidth limit; the medians of the
-ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at batch 32.
+ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at batch 32. Whole
+networks and torch.compile are measured in pairs (`speed/pairs.py`), of which those count during which nothing else ran.
 Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its heap, 'default' with
 glibc's own, which hands outputs of 32 MiB and more back to the system. A busy machine shares memory bandwidth out: run
 it on a quiet one.
@@ -23,6 +25,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +66,9 @@ def run(part: str, repeats: int) -> None:
     if part.startswith("reused"):
         environment |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
     words = [sys.executable, __file__, "--here", part, "--repeats", str(repeats)]
-    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        environment["TORCHINDUCTOR_CACHE_DIR"] = folder  # seconds to compile are those of the first time
+        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     keep(part, json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -95,13 +100,16 @@ def geometric(values: list[float]) -> float:
     return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
-def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bool]) -> str:
-    """One row of ratios, and in brackets the share of the limit."""
+def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bool], *, spread: bool = False) -> str:
+    """One row of ratios, and in brackets the share of the limit, or the geometric means of the shapes' quartiles."""
     shapes = [shape for shape in parts[name]["numbers"].values() if chosen(shape)]
     cells = []
     for column in shapes[0]["ratio"]:
         share = [shape["share"][column] for shape in shapes if column in shape["share"]]
         percent = f" ({100 * geometric(share):.0f} %)" if share else ""
+        if spread:
+            low, high = (geometric([shape["spread"][column][end] for shape in shapes]) for end in (0, 1))
+            percent = f" [{low:.2f}, {high:.2f}]"
         cells.append(f"{geometric([shape['ratio'][column] for shape in shapes]):.2f}{percent}")
     return " | ".join(cells)
 
@@ -114,11 +122,12 @@ def step(parts: dict[str, Any], name: str, layout: str) -> str:
     return f"{found['ratio']:.2f} [{found['spread'][0]:.2f}, {found['spread'][1]:.2f}]"
 
 
-def tables(record: dict[str, Any]) -> str:
-    """Everything that was measured, as Markdown."""
+def tables(record: dict[str, Any], *, spread: bool = False) -> str:
+    """Everything that was measured, as Markdown; with quartiles instead of shares where `spread` is asked for."""
     parts = record["parts"]
+    brackets = "quartiles of the repetitions" if spread else "share of what a copy of the same bytes reaches"
     title = (
-        "Times faster than torch eager (in brackets: share of what a copy of the same bytes reaches), training,"
+        f"Times faster than torch eager (in brackets: {brackets}), training,"
         f" geometric mean over ResNet-50's shapes; {record['machine']['processor']}, two threads:"
     )
     lines = [
@@ -127,16 +136,23 @@ def tables(record: dict[str, Any]) -> str:
         "| | forward | backward | BN+ReLU f+b | BN+add+ReLU f+b |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {s} | {rows(parts, f'reused {s}', lambda _: True)} |" for s in SETTINGS if f"reused {s}" in parts]
+    lines += [
+        f"| {s} | {rows(parts, f'reused {s}', lambda _: True, spread=spread)} |"
+        for s in SETTINGS
+        if f"reused {s}" in parts
+    ]
     for heap in ("reused", "default"):
         words = f"outputs of {FRESH} MiB and more, {heap} heap"
         large = [s for s in SETTINGS if f"{heap} {s}" in parts]
-        lines += [f"| {s}, {words} | {rows(parts, f'{heap} {s}', lambda e: e['MiB'] >= FRESH)} |" for s in large]
+        lines += [
+            f"| {s}, {words} | {rows(parts, f'{heap} {s}', lambda e: e['MiB'] >= FRESH, spread=spread)} |"
+            for s in large
+        ]
     found = [name for name in NAMES if any(f"{name} {side}" in parts for side in SIDES)]
     if found:
         lines += [
             "",
-            "| whole training step, batch 32 [smallest, largest of the repetitions] | contiguous | channels_last |",
+            "| whole training step, batch 32 [quartiles of the repetitions] | contiguous | channels_last |",
             "|---|---|---|",
         ]
         for name in found:
@@ -146,11 +162,9 @@ def tables(record: dict[str, Any]) -> str:
         said = ", ".join(f"{shape}: {n['ratio']:.2f}" for shape, n in parts["small"]["numbers"].items())
         lines += ["", f"Small inputs, a layer's forward and backward, one thread: {said}."]
     if "compile" in parts:
-        ratios = [n["ratio"] for n in parts["compile"]["numbers"].values()]
-        lines += [
-            "",
-            f"torch.compile on the same composites takes {min(ratios):.1f} to {max(ratios):.1f} times our time.",
-        ]
+        found_here = parts["compile"]["numbers"].items()
+        said = ", ".join(f"{name}: {n['ratio']:.2f} (eager {n['eager']['ratio']:.2f})" for name, n in found_here)
+        lines += ["", f"torch.compile's time for the same forward and backward as a multiple of ours: {said}."]
     return "\n".join(lines)
 
 
@@ -167,13 +181,16 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="only this one; may be given several times")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--render", action="store_true")
+    parser.add_argument("--render", action="store_true", help="put the file's tables into README.md")
+    parser.add_argument("--spread", action="store_true", help="show the file's tables with quartiles")
     parser.add_argument("--here", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.list:
         print("\n".join(PARTS))
     elif options.here:
         print(json.dumps(measured(options.here, options.repeats)))
+    elif options.spread:
+        print(tables(json.loads(RESULTS.read_text(encoding="utf-8")), spread=True))
     elif options.render:
         render(json.loads(RESULTS.read_text(encoding="utf-8")))
     else:

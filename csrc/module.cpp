@@ -184,11 +184,13 @@ bool exceeds(uintptr_t numbers, int64_t count, double limit) {
 
 void increment(uintptr_t counter) { ++*address<int64_t>(counter); }
 
-// Whether every mean lies within `limit` deviations of zero; a NaN does not.
+// Whether every mean lies within `limit` deviations of zero; a NaN does not, nor a deviation beyond float32 (inverse 0).
 bool near_zero(uintptr_t mean, uintptr_t inverse_deviation, int64_t channels, double limit) {
     const auto *means = address<float>(mean), *inverses = address<float>(inverse_deviation);
     bool near = true;
-    for (int64_t c = 0; c < channels; ++c) near &= __builtin_fabs(double(means[c]) * double(inverses[c])) <= limit;
+    for (int64_t c = 0; c < channels; ++c) {
+        near &= inverses[c] > 0 && __builtin_fabs(double(means[c]) * double(inverses[c])) <= limit;
+    }
     return near;
 }
 

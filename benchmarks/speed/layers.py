@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from speed import pairs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,8 @@ SHAPES = [
     (64, 112), (64, 56), (256, 56), (128, 56), (128, 28), (512, 28),
     (256, 28), (256, 14), (1024, 14), (512, 14), (512, 7), (2048, 7),
 ]  # fmt: skip
+# Calls of a few milliseconds that are timed together.
+CALLS = 5
 COLUMNS = ("forward", "backward", "BN+ReLU f+b", "BN+add+ReLU f+b")
 
 
@@ -98,7 +101,7 @@ def measure(setting: Setting, repeats: int) -> dict[str, Any]:
                 shares[part].append((1, 1.5)[index] * copy / mine[index])
     return {
         "ratio": {name: statistics.median(values[1:]) for name, values in ratios.items()},
-        "spread": {name: [min(values[1:]), max(values[1:])] for name, values in ratios.items()},
+        "spread": {name: pairs.quartiles(values[1:]) for name, values in ratios.items()},
         "share": {name: statistics.median(values[1:]) for name, values in shares.items()},
     }
 
@@ -117,23 +120,25 @@ def layers(dtype: str, layout: str, repeats: int, batch: int = 32) -> dict[str, 
 
 
 def compiled(repeats: int) -> dict[str, Any]:
-    """Seconds of torch.compile on the training composite, as a multiple of ours."""
+    """The training composite by torch.compile and by torch eager, each as a multiple of our seconds."""
     found = {}
     for channels, side in ((64, 56), (512, 14)):
         setting = Setting(channels, side, 32, torch.float32, torch.contiguous_format)
         setting.gate()
         for column, options in ((COLUMNS[2], (True, False)), (COLUMNS[3], (True, True))):
-            start = time.perf_counter()
-            run = torch.compile(setting.theirs)
+
+            def timed(
+                run: Any, setting: Setting = setting, options: tuple[bool, bool] = options
+            ) -> Callable[[], float]:
+                return lambda: sum(sum(clocked(setting, run, *options)) for _ in range(CALLS)) / CALLS
+
+            torch.compiler.reset()
+            run, start = torch.compile(setting.theirs), time.perf_counter()
             clocked(setting, run, *options)
-            built = time.perf_counter() - start
-            ratios = [
-                sum(clocked(setting, run, *options)) / sum(clocked(setting, setting.ours, *options))
-                for _ in range(repeats)
-            ]
+            built, ours = time.perf_counter() - start, timed(setting.ours)
             found[f"{channels}x{side} {column}"] = {
-                "ratio": statistics.median(ratios),
-                "spread": [min(ratios), max(ratios)],
+                **pairs.ratios(timed(run), ours, 3 * repeats, limit=10),
+                "eager": pairs.ratios(timed(setting.theirs), ours, 3 * repeats, limit=10),
                 "seconds to compile": built,
             }
     return found
@@ -155,7 +160,7 @@ def small(repeats: int) -> dict[str, Any]:
             times.append(seconds[1])
         found[str(list(shape))] = {
             "ratio": statistics.median(ratios),
-            "spread": [min(ratios), max(ratios)],
+            "spread": pairs.quartiles(ratios),
             "microseconds": 1e6 * statistics.median(times),
         }
     return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-import statistics
 import time
 from typing import Any
 
 import torch
+from speed import pairs
 from torch import Tensor, nn
 
 import normscope
@@ -124,15 +124,6 @@ def network(name: str, layout: str, repeats: int) -> dict[str, Any]:
     plain = NETWORKS[name]().to(memory_format=form)
     x = torch.randn(32, 3, 32, 32).contiguous(memory_format=form)
     y = torch.randint(10, (32,))
-    fused = normscope.fuse(copy.deepcopy(plain), x)
-    ratios, seconds = [], []
-    for _ in range(repeats + 1):
-        pair = step(plain, x, y), step(fused.model, x, y)
-        ratios.append(pair[0] / pair[1])
-        seconds.append(pair[1])
-    return {
-        "ratio": statistics.median(ratios[1:]),
-        "spread": [min(ratios[1:]), max(ratios[1:])],
-        "milliseconds": 1e3 * statistics.median(seconds[1:]),
-        "fused layers": len(fused.fused),
-    }
+    fused = normscope.fuse(copy.deepcopy(plain), x[:4])
+    found = pairs.ratios(lambda: step(plain, x, y), lambda: step(fused.model, x, y), 2 * repeats)
+    return {**found, "fused layers": len(fused.fused), "left": len(fused.left)}

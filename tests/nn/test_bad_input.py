@@ -11,39 +11,101 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_meta_tensor_gives_shapes_and_a_foreign_device_an_error():
+def test_a_layer_on_the_meta_device_gives_shapes():
     layer = nn.BatchNorm2d(3, device="meta")
     assert layer(torch.empty(4, 3, 5, 5, device="meta")).shape == (4, 3, 5, 5)
-    for mine, theirs in ((nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)),):
-        raised = []
-        for module in (theirs, mine):
-            with pytest.raises((RuntimeError, NotImplementedError)) as caught:
-                module(torch.empty(4, 3, 5, 5, device="meta")).sum().item()
-            raised.append(type(caught.value))
-        assert issubclass(raised[1], raised[0])
 
 
-@pytest.mark.parametrize("shape", [(32, 3), (40, 3, 40, 40)], ids=str)
-def test_parameters_of_a_wrong_dtype_are_refused_or_taken_as_torch_does(shape):
-    x = draw(*shape)
-    kind = "BatchNorm1d" if len(shape) == 2 else "BatchNorm2d"
-    for parameters in (torch.float64, torch.bfloat16, torch.int64):
-        outcomes = []
-        for module in (torch.nn, nn):
-            layer = getattr(module, kind)(3)
-            for name in ("weight", "bias"):
-                value = getattr(layer, name).detach().to(parameters)
-                setattr(layer, name, torch.nn.Parameter(value, requires_grad=False))
-            try:
-                outcomes.append(layer(x))
-            except (RuntimeError, TypeError) as error:
-                outcomes.append(error)
-        theirs, ours = outcomes
-        if isinstance(theirs, torch.Tensor):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-        elif isinstance(ours, torch.Tensor):  # more than torch takes, and right
-            want = reference.train(x, layer.weight.double(), layer.bias.double(), layer.eps)[0]
-            torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
+LAYERS = {
+    "BatchNorm2d": {},
+    "BatchNormAct2d": {},
+    "GhostBatchNorm2d": {"ghost_size": 4},
+    "BatchRenorm2d": {},
+    "FrozenBatchNorm2d": {},
+}
+
+
+def outcome(layer, x):
+    """What a layer gives, or what it raises."""
+    try:
+        return layer(x).detach()
+    except (RuntimeError, ValueError) as error:
+        return error
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("side", [2, 40])  # both sides of the size below which torch's kernel runs
+def test_wrong_dtypes_of_inputs_parameters_and_buffers_are_refused_where_torch_refuses_them(name, training, side):
+    for held in (torch.float32, torch.float64, torch.bfloat16):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool):
+            x = (draw(8, 3, side, side) * 2).to(dtype)
+            theirs = outcome(torch.nn.BatchNorm2d(3, dtype=held).train(training), x)
+            ours = outcome(getattr(nn, name)(3, dtype=held, **LAYERS[name]).train(training), x)
+            assert isinstance(ours, torch.Tensor) == isinstance(theirs, torch.Tensor), (held, dtype)
+            if isinstance(theirs, torch.Tensor):
+                assert ours.dtype == theirs.dtype
+            else:
+                assert isinstance(ours, RuntimeError)
+                assert str(ours).startswith(str(theirs)[:19])  # '"batch_norm" not im' or 'mixed dtype (CPU): '
+                assert str(dtype) in str(ours)
+
+
+@pytest.mark.parametrize("side", [2, 40])
+def test_parameters_narrower_than_the_running_statistics_are_refused_in_training_too(side):
+    layer = nn.BatchNorm2d(3)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().bfloat16())
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match="mixed dtype"):
+            layer.train(training)(draw(8, 3, side, side))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("layers", "inputs"), [("meta", "cpu"), ("cpu", "meta")])
+def test_a_layer_on_another_device_than_its_input_is_torchs_error(layers, inputs, training):
+    for side in (2, 40):
+        x = torch.zeros(8, 3, side, side, device=inputs)
+        for name in ("BatchNorm2d", "BatchNormAct2d"):
+            theirs, ours = (
+                outcome(layer.to(layers).train(training), x)
+                for layer in (torch.nn.BatchNorm2d(3), getattr(nn, name)(3))
+            )
+            assert isinstance(theirs, RuntimeError)
+            assert str(ours) == str(theirs)
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 4, 5), (1, 3, 2, 1), (2, 1, 1, 1), (1, 1, 1, 2), (7, 5, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", ["BatchNorm2d", "BatchNormAct2d"])
+def test_one_channel_one_sample_and_one_position_are_torchs(name, shape):
+    results = []
+    for layer, after in (
+        (torch.nn.BatchNorm2d(shape[1]), torch.relu),
+        (getattr(nn, name)(shape[1]), torch.relu if name == "BatchNorm2d" else torch.positive),
+    ):
+        x = draw(*shape).requires_grad_()
+        y = after(layer(x))
+        grads = torch.autograd.grad(y, [x, *layer.parameters()], draw(*shape, seed=1))
+        results.append([y, *grads, *layer.state_dict().values()])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("side", [2, 40])
+def test_nan_and_infinity_spoil_outputs_gradients_and_buffers_of_their_channel_alone(side, value):
+    results = []
+    for module in (torch.nn, nn):
+        layer, x = module.BatchNorm2d(3), draw(8, 3, side, side)
+        x[2, 1, 1, 0] = value
+        x.requires_grad_()
+        y = layer(x)
+        grads = torch.autograd.grad(y, [x, *layer.parameters()], draw(8, 3, side, side, seed=1))
+        results.append([y, *grads, layer.running_mean, layer.running_var])
+        others = [grads[0][:, [0, 2]], *(value[[0, 2]] for value in results[-1][2:])]
+        assert all(part.isfinite().all() for part in others)
+        assert not grads[0][:, 1].isfinite().any()
+        assert not layer.running_var[1].isfinite()
+    for ours, theirs in zip(*reversed(results), strict=True):
+        assert torch.equal(ours.isfinite(), theirs.isfinite())
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -92,3 +154,12 @@ def test_deviations_whose_squares_pass_float32_are_normalized(shape):
         want, exact = reference.train(value, None, None, 1e-5)
         torch.testing.assert_close(found.packed[:, 0], torch.stack([exact.mean, exact.m2]), rtol=1e-5, atol=1e20)
         torch.testing.assert_close(y, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(cpu.EXTENSION.module is None, reason=cpu.EXTENSION.reason)
+def test_a_small_layer_whose_variance_passes_float32_is_not_left_to_torchs_kernel():
+    x = draw(12, 3) * 1e25
+    layer = nn.BatchNorm1d(3)
+    want, exact = reference.train(x, None, None, layer.eps)
+    torch.testing.assert_close(layer(x).detach(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.batch_moments.m2, exact.m2, rtol=1e-5, atol=0)

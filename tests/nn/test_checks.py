@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from normscope import nn
 from normscope.nn import checks
+from normscope.ops import functional
 
 DIMS = {"1d": 3, "2d": 4, "3d": 5}
 
@@ -16,19 +17,29 @@ def maker(name, options):
     return lambda channels: getattr(nn, name)(channels, **options)
 
 
-CASES = {
-    f"{family}{dims}": checks.Case(maker(f"{family}{dims}", options), number, law)
-    for dims, number in DIMS.items()
-    for family, options, law in (
-        ("BatchNorm", {}, checks.batch_norm_law),
-        ("GhostBatchNorm", {"ghost_size": 4}, ghost_law),
-        ("BatchRenorm", {}, checks.batch_norm_law),
-        ("BatchNormAct", {"activation": "none"}, checks.batch_norm_law),
-    )
-} | {
-    "BatchNorm1d of rows": checks.Case(nn.BatchNorm1d, 2),
-    "MaskedBatchNorm1d": checks.Case(nn.MaskedBatchNorm1d, 3),
-}
+CASES = (
+    {
+        f"{family}{dims}": checks.Case(maker(f"{family}{dims}", options), number, law)
+        for dims, number in DIMS.items()
+        for family, options, law in (
+            ("BatchNorm", {}, checks.batch_norm_law),
+            ("GhostBatchNorm", {"ghost_size": 4}, ghost_law),
+            ("BatchRenorm", {}, checks.batch_norm_law),
+            ("BatchNormAct", {"activation": "none"}, checks.batch_norm_law),
+        )
+    }
+    | {
+        f"BatchNormAct{dims} with {activation}": checks.Case(
+            maker(f"BatchNormAct{dims}", {"activation": activation}), number, after=after
+        )
+        for dims, number in DIMS.items()
+        for activation, after in (("relu", F.relu), ("silu", F.silu), ("gelu", F.gelu))
+    }
+    | {
+        "BatchNorm1d of rows": checks.Case(nn.BatchNorm1d, 2),
+        "MaskedBatchNorm1d": checks.Case(nn.MaskedBatchNorm1d, 3),
+    }
+)
 
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
@@ -83,6 +94,17 @@ def test_layers_made_wrong_are_caught_and_by_the_right_check(wrong, caught_by):
         caught_by(checks.Case(wrong))
     with pytest.raises(AssertionError):
         checks.check_layer(wrong)
+
+
+class ActivationForgottenInEvaluation(nn.BatchNormAct2d):
+    def forward(self, x):
+        return super().forward(x) if self.training else self._forward(x, functional.PLAIN)
+
+
+def test_an_activation_is_part_of_the_law_in_both_modes():
+    checks.check_layer(nn.BatchNormAct2d, after=F.relu)
+    with pytest.raises(AssertionError):
+        checks.check_layer(ActivationForgottenInEvaluation, after=F.relu)
 
 
 def test_torchs_own_layer_passes():

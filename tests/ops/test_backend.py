@@ -18,6 +18,19 @@ def test_the_kernels_were_built_and_are_used():
     assert normscope.backend(X).name == "compiled"
 
 
+@pytest.mark.parametrize(
+    "planted",
+    ["import sys; sys.modules['normscope.ops._kernels'] = None", "from normscope.ops import aten; aten.FEW = 1 << 40"],
+    ids=["not built", "not used"],
+)
+def test_the_test_above_fails_where_kernels_are_required_and_not_built_or_not_used(planted, python):
+    words = ["-q", "-p", "no:cacheprovider", f"{__file__}::test_the_kernels_were_built_and_are_used"]
+    code = f"{planted}; import sys, pytest; sys.exit(pytest.main({words!r}))"
+    done = python(code, NORMSCOPE_REQUIRE_KERNELS="1")
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+
+
 def test_a_reason_is_given_for_every_choice():
     chosen = normscope.backend(X)
     assert chosen.name == ("torch" if cpu.EXTENSION.module is None else "compiled")

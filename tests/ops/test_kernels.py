@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -156,20 +154,32 @@ def test_levels_agree_and_are_chosen_by_name():
     assert cpu.EXTENSION.levels[-1] == "baseline"
 
 
-def test_one_pool_of_threads_with_torch():
-    def threads():
-        return len(list(Path("/proc/self/task").iterdir()))
+THREADS = """
+import torch
+from pathlib import Path
+from normscope.ops import functional
 
-    x = draw(32, 8, 64, 64).float()
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        F.batch_norm(x, None, None, training=True)
-        at_rest = threads()
-        functional.train(x, None, None, 1e-5)
-        assert threads() == at_rest
-    finally:
-        torch.set_num_threads(before)
+def threads():
+    return len(list(Path("/proc/self/task").iterdir()))
+
+x = torch.randn(32, 8, 64, 64)
+torch.set_num_threads(1)
+alone = threads()
+functional.train(x, None, None, 1e-5)
+print(threads() - alone)
+torch.set_num_threads(3)
+functional.train(x, None, None, 1e-5)
+print(threads() - alone)
+torch.nn.functional.batch_norm(x, None, None, training=True)
+x.exp()
+print(threads() - alone)
+"""
+
+
+def test_the_threads_are_those_of_torchs_pool_and_as_many_as_torch_was_told(python):
+    done = python(THREADS)
+    # One thread adds none; three add two; torch then adds no further ones.
+    assert done.stdout.split() == ["0", "2", "2"], done.stderr
 
 
 def test_random_cases_against_the_reference():

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from normscope import nn
-from normscope.ops import cpu, eager, functional, phases, reference, schema
+from normscope.ops import cpu, functional, phases, reference, schema
 
 OPTIONS = (1e-5, "relu", 0.1, 1)
 
@@ -28,6 +28,17 @@ def test_operator_checks_of_torch():
     torch.library.opcheck(
         torch.ops.normscope.normalize, (plain[0], found, 100.0, *plain[1:], residual.detach(), *OPTIONS[:3])
     )
+    other, dy = residual.detach(), draw(4, 3, 5, 5, seed=8)
+    for add in (False, True):
+        mask = torch.ops.normscope.normalize(plain[0], found, 100.0, *plain[1:], other if add else None, *OPTIONS[:3])[
+            1
+        ]
+        saved = (found, 100.0, *plain[1:], mask, *OPTIONS[:3])
+        sums = torch.ops.normscope.backward_reduce(dy, plain[0], *saved)
+        torch.library.opcheck(torch.ops.normscope.backward_reduce, (dy, plain[0], *saved))
+        rest = (found, sums, *saved[1:], True, add)
+        torch.library.opcheck(torch.ops.normscope.backward_input, (dy, plain[0], *rest))
+        torch.library.opcheck(torch.ops.normscope.batch_norm_backward, (dy, plain[0], *saved, True, add))
 
 
 def test_compile_fullgraph_trains_like_eager():
@@ -41,6 +52,21 @@ def test_compile_fullgraph_trains_like_eager():
         y = run(leaf)
         grads = torch.autograd.grad(y, [leaf, *model.parameters()], cotangent)
         results.append([y, *grads, *(value.float() for value in model.state_dict().values())])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(cpu.EXTENSION.module is None, reason=cpu.EXTENSION.reason)
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch's own, when inductor is imported
+def test_inductor_compiles_the_fused_layer_without_a_break():
+    x, other, cotangent = (draw(8, 3, 16, 16, seed=n) for n in (1, 2, 3))
+    results = []
+    for compiled in (False, True):
+        layer = nn.BatchNormAct2d(3)
+        run = torch.compile(layer, fullgraph=True) if compiled else layer
+        leaves = [x.clone().requires_grad_(), other.clone().requires_grad_()]
+        y = run(*leaves)
+        grads = torch.autograd.grad(y, [*leaves, *layer.parameters()], cotangent)
+        results.append([y, *grads, *(value.float() for value in layer.state_dict().values())])
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
@@ -160,17 +186,38 @@ def test_phases_over_two_parts_equal_the_whole(layout, activation):
     torch.testing.assert_close(torch.cat(pieces), dx)
 
 
-@pytest.mark.skipif(bool(cpu.EXTENSION.reason.startswith("the compiled kernels are not")), reason="no extension")
-def test_memory_kept_for_the_backward_is_the_input_and_per_channel_numbers():
-    x, weight, bias, residual = (
-        value.detach().requires_grad_()
-        for value in (draw(8, 16, 32, 32), draw(16, seed=1), draw(16, seed=2), draw(8, 16, 32, 32, seed=3))
+def kept_beside_the_input(x, run):
+    """Bytes of storage that a forward keeps for its backward, those of `x` left out."""
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    kept.pop(x.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+@pytest.mark.skipif(cpu.EXTENSION.module is None, reason=cpu.EXTENSION.reason)
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "silu"])
+@pytest.mark.parametrize("training", [True, False])
+def test_memory_kept_for_the_backward_is_the_input_and_per_channel_numbers(training, activation, dtype, form):
+    x, residual = (
+        draw(8, 16, 32, 32, seed=n).to(dtype).contiguous(memory_format=form).requires_grad_() for n in (0, 1)
     )
-    for other, limit in ((None, 1000), (residual, x.numel() // 8 + 1000)):
-        kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: (kept.append(t), t)[1], lambda t: t):
-            eager.Train.apply(x, weight, bias, other, cpu.new_moments(x, 1), *OPTIONS[:3])
-        assert sum(t.numel() * t.element_size() for t in kept if t.data_ptr() != x.data_ptr()) < limit
+    layer = nn.BatchNormAct2d(16, activation=activation).train(training)
+    per_channel = 16 * 8 * 8
+    assert kept_beside_the_input(x, lambda: layer(x)) < per_channel
+    if activation != "silu":  # with a residual one bit an element more
+        assert kept_beside_the_input(x, lambda: layer(x, residual)) < per_channel + x.numel() // 8 + 64
+    plain = torch.nn.BatchNorm2d(16).train(training)
+    theirs = kept_beside_the_input(x, lambda: F.relu(plain(x)))
+    assert theirs >= x.numel() * x.element_size()  # the test sees an activation that is kept
 
 
 def test_reference_and_functions_agree_on_every_backend():

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import normscope
-from normscope.errors import UnsupportedError
+from normscope.errors import InputError, SpecError, UnsupportedError
 from normscope.nn import BatchNormAct2d, GhostBatchNorm2d
 
 
@@ -111,6 +111,47 @@ def test_where_fx_does_not_trace_one_recorded_forward_decides():
     assert type(normscope.unfuse(fusion.model).act) is nn.LeakyReLU
 
 
+class Hard(nn.Module):
+    def forward(self, x):
+        return F.hardswish(x)
+
+
+class OwnSilu(nn.Module):
+    def forward(self, x):
+        return F.silu(x)
+
+
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return F.relu(x)
+
+
+def test_an_activation_of_another_class_is_known_by_what_it_computes():
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.BatchNorm2d(3), OwnSilu(), nn.BatchNorm2d(3), Remembering(), nn.BatchNorm2d(3), Hard()
+            )
+
+        def forward(self, x):
+            return self.body(x) if float(x.sum()) < 1e9 else x
+
+    fusion = normscope.fuse(seeded(Chain), draw(6, 3, 10, 10))
+    assert fusion.how == "modules"
+    assert fusion.fused == ("body.0",)
+    assert [left.reason for left in fusion.left] == [
+        "what follows it is a Remembering, which cannot be fused",
+        "what follows it is a Hard, which cannot be fused",
+    ]
+    assert type(normscope.unfuse(fusion.model).body[1]) is OwnSilu
+
+
 def test_what_is_left_alone_is_listed_with_the_reason():
     shared = nn.BatchNorm2d(3)
     hooked = nn.BatchNorm2d(3)
@@ -154,3 +195,57 @@ def test_a_fused_network_with_other_numbers_is_never_handed_over(monkeypatch):
     model = nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU())
     with pytest.raises(UnsupportedError, match="differs by"):
         normscope.fuse(model, draw(4, 3, 5, 5))
+
+
+class Projected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.project = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)) + self.project(x))
+
+
+def test_of_two_batch_norms_that_are_added_one_adds_the_other():
+    fusion = normscope.fuse(Projected().eval(), draw(4, 3, 6, 6))
+    assert fusion.fused == ("bn",)
+    assert [left.name for left in fusion.left] == ["project.1"]
+    assert "the residual that bn adds" in fusion.left[0].reason
+    assert not any(module.training for module in fusion.model.modules())
+
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.relu = nn.BatchNorm1d(3), nn.ReLU()
+
+    def forward(self, _x):
+        raise KeyError("planted")
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "error", "says"),
+    [
+        (3, (draw(4, 3),), InputError, "expected a torch.nn.Module to fuse, got int"),
+        (Raising(), (draw(4, 3),), SpecError, "KeyError: 'planted'"),
+        (nn.BatchNorm1d(3), (draw(1, 3),), SpecError, "Expected more than 1 value per channel when training"),
+        (nn.BatchNorm1d(3), (), SpecError, "missing 1 required positional argument"),
+        (nn.BatchNorm1d(3), (draw(4, 5),), SpecError, "running_mean should contain 5 elements"),
+        (nn.BatchNorm1d(3), (draw(4, 3) * torch.nan,), InputError, "not finite"),
+    ],
+)
+def test_bad_input_says_what_was_wrong_and_leaves_the_network_alone(model, batch, error, says):
+    before = copy.deepcopy(model.state_dict()) if isinstance(model, nn.Module) else None
+    with pytest.raises(error, match=says):
+        normscope.fuse(model, *batch)
+    if before is not None:
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+        assert model.training
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    model.derived = model[0].weight * 2
+    with pytest.raises(UnsupportedError, match="deepcopy"):
+        normscope.fuse(model, draw(4, 3))

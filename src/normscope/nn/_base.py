@@ -52,6 +52,40 @@ def check_eps(eps: float, *, by_batch: bool) -> None:
         raise InputError(f"batch_norm eps must be non-negative, but got {eps}; the usual value is 1e-5")
 
 
+_TORCHS_WORDS = {
+    torch.int64: "Long",
+    torch.int32: "Int",
+    torch.int16: "Short",
+    torch.int8: "Char",
+    torch.uint8: "Byte",
+    torch.bool: "Bool",
+    torch.complex64: "ComplexFloat",
+    torch.complex128: "ComplexDouble",
+}
+
+
+def check_dtypes(layer: _NormBase, x: Tensor) -> None:
+    """Raise torch's error for an input or a mixture of dtypes that torch does not normalize on a CPU.
+
+    Parameters and running statistics have the dtype of `x`; of bfloat16 and float16 they may all be float32 instead.
+    """
+    dtype = x.dtype
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TensorError(
+            f"\"batch_norm\" not implemented for '{_TORCHS_WORDS.get(dtype, dtype)}': the input is {dtype}, expected a"
+            " floating-point tensor; convert it with .float()"
+        )
+    given = {v.dtype for v in (layer.weight, layer.bias, layer.running_mean, layer.running_var) if v is not None}
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    if given - {dtype} and not (narrow and given == {torch.float32}) and x.device.type == "cpu":
+        shown = ", ".join(sorted(str(each) for each in given))
+        raise TensorError(
+            "mixed dtype (CPU): expect parameter to have scalar type of Float"
+            f"{'' if narrow else ' or that of the input'}: the input is {dtype}, the layer holds {shown}; convert one,"
+            f" for example layer.to({torch.float32 if narrow else dtype})"
+        )
+
+
 class HasMoments(Protocol):
     """What a forward leaves behind, from which the batch's moments are made when they are asked for."""
 
@@ -89,7 +123,7 @@ class NormLayer(_NormBase):
 
         Raises:
             InputError: Wrong number of dimensions, or one value per channel when training.
-            TensorError: Another number of channels than the layer has.
+            TensorError: Another number of channels than the layer has, or a dtype that torch does not take either.
         """
         return self._forward(input, PLAIN)
 
@@ -98,12 +132,14 @@ class NormLayer(_NormBase):
         check_channels(self, x)
         if not self.training and (mean := self.running_mean) is not None and (variance := self.running_var) is not None:
             check_eps(self.eps, by_batch=False)
+            check_dtypes(self, x)
             return functional.evaluate(x, mean, variance, self.weight, self.bias, self.eps, epilogue)
         check_eps(self.eps, by_batch=True)
         check_values(x, values_per_channel(x))
         return self._by_batch(x, epilogue)
 
     def _by_batch(self, x: Tensor, epilogue: Epilogue) -> Tensor:
+        check_dtypes(self, x)
         y, found = self._normalize(x, epilogue)
         self._last = None if tracing() or transformed() else Found(found)
         if self.training and self.track_running_stats:

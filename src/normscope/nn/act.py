@@ -50,7 +50,7 @@ class _BatchNormAct(PlainLayer):
 
         Raises:
             InputError: Wrong number of dimensions, or one value per channel when training.
-            TensorError: Another number of channels than the layer has.
+            TensorError: Another number of channels than the layer has, or a dtype that torch does not take either.
         """
         return self._forward(input, Epilogue(self.activation, self.negative_slope, residual))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +39,16 @@ class Case:
     Attributes:
         make: Builds the layer for a number of channels, with momentum as its default.
         dims: Dimensions of its input, 2 to 5.
-        law: The training output in differentiable torch, from (x, weight, bias, eps).
+        law: The training output in differentiable torch, from (x, weight, bias, eps), without what comes `after`.
         batch: Samples of the inputs that the checks draw.
+        after: What the layer applies to the normalized value in either mode, an activation for example.
     """
 
     make: Callable[[int], nn.Module]
     dims: int = 4
     law: Law = batch_norm_law
     batch: int = 12
+    after: Callable[[Tensor], Tensor] = torch.positive
 
     def draw(self, seed: int = 0, shift: float = 2.0, channels: int = _CHANNELS) -> Tensor:
         """A float64 input, the same for the same seed."""
@@ -79,7 +82,7 @@ def training_output_follows_its_law(case: Case) -> None:
     """The output in training mode is the law's, at a small and at a large mean."""
     for shift in (2.0, 1e5):
         layer, x = case.layer(), case.draw(shift=shift)
-        expected = case.law(x, layer.weight, layer.bias, float(layer.eps))  # type: ignore[arg-type]
+        expected = case.after(case.law(x, layer.weight, layer.bias, float(layer.eps)))  # type: ignore[arg-type]
         torch.testing.assert_close(layer(x), expected, rtol=1e-7, atol=1e-7)
 
 
@@ -88,7 +91,7 @@ def gradients_follow_its_law(case: Case) -> None:
     layer, x = case.layer(), case.draw().requires_grad_()
     leaves = [x, *layer.parameters()]
     cotangent = case.draw(seed=1)
-    expected = case.law(x, layer.weight, layer.bias, float(layer.eps))  # type: ignore[arg-type]
+    expected = case.after(case.law(x, layer.weight, layer.bias, float(layer.eps)))  # type: ignore[arg-type]
     want = torch.autograd.grad(expected, leaves, cotangent)
     got = torch.autograd.grad(layer(x), leaves, cotangent)
     torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-7)
@@ -113,7 +116,8 @@ def evaluation_uses_the_running_statistics_and_changes_nothing(case: Case) -> No
     before = copy.deepcopy(layer.state_dict())
     x = case.draw(seed=1)
     mean, variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
-    expected = reference.evaluate(x, mean, variance, layer.weight, layer.bias, float(layer.eps))  # type: ignore[arg-type]
+    affine: tuple[Any, Any, float] = layer.weight, layer.bias, float(layer.eps)  # type: ignore[arg-type]
+    expected = case.after(reference.evaluate(x, mean, variance, *affine))
     torch.testing.assert_close(layer(x), expected, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(layer(x[:1]), layer(x)[:1])
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
@@ -162,16 +166,22 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 )
 
 
-def check_layer(make: Callable[[int], nn.Module], dims: int = 4, law: Law = batch_norm_law) -> None:
+def check_layer(
+    make: Callable[[int], nn.Module],
+    dims: int = 4,
+    law: Law = batch_norm_law,
+    after: Callable[[Tensor], Tensor] = torch.positive,
+) -> None:
     """Run every check on a layer.
 
     Args:
         make: Builds the layer for a number of channels.
         dims: Dimensions of its input, 2 to 5.
         law: The training output in differentiable torch, from (x, weight, bias, eps), where it is not batch norm's.
+        after: What the layer applies to the normalized value in either mode, an activation for example.
 
     Raises:
         AssertionError: The first check that fails.
     """
     for check in CHECKS:
-        check(Case(make, dims, law))
+        check(Case(make, dims, law, after=after))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.nn._base import NormLayer, check_channels, check_eps
+from normscope.nn._base import NormLayer, check_channels, check_dtypes, check_eps
 from normscope.ops import functional
 
 
@@ -31,6 +31,7 @@ class _FrozenBatchNorm(NormLayer):
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         check_channels(self, input)
         check_eps(self.eps, by_batch=False)
+        check_dtypes(self, input)
         mean, variance = self.running_mean, self.running_var
         assert mean is not None
         assert variance is not None

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from normscope import nn as norm_layers
 from normscope.model.attach import preserved
+from normscope.ops.activation import applied
 
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: norm_layers.BatchNormAct1d,
@@ -59,11 +60,28 @@ def require_plain(layer: nn.Module) -> str:
 
 
 def activation_module(module: nn.Module) -> tuple[str, float] | None:
-    """Name and negative slope of an activation module that can be fused, else None."""
+    """Name and negative slope of an activation module that can be fused, else None.
+
+    A module of another class counts where it has nothing of its own and computes what one of torch's does.
+    """
     if type(module) is nn.LeakyReLU:
         return "leaky_relu", module.negative_slope
     names: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu"}
-    return (names[type(module)], 0.01) if type(module) in names else None
+    name = names.get(type(module)) or _known_by_its_values(module, tuple(names.values()))
+    return (name, 0.01) if name else None
+
+
+def _known_by_its_values(module: nn.Module, names: tuple[str, ...]) -> str:
+    """Which of `names` a user's module computes, in both modes; empty where none, or where it holds anything."""
+    if module.state_dict() or any(module.children()) or module._forward_hooks or module._forward_pre_hooks:
+        return ""
+    z = torch.linspace(-9, 9, 4 * 37, dtype=torch.float64).view(2, 2, 37, 1)
+    try:
+        with preserved(module), torch.no_grad():
+            found = [module.train(training)(z.clone()) for training in (False, True)]
+        return next((n for n in names if all(torch.equal(applied(z, n, 0.0), value) for value in found)), "")
+    except Exception:
+        return ""
 
 
 def _exchanged(layer: Any, kind: type[nn.Module], **options: Any) -> nn.Module:

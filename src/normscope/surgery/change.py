@@ -52,14 +52,21 @@ def own(model: nn.Module, *, inplace: bool) -> nn.Module:
     Raises:
         UnsupportedError: The network cannot be copied.
     """
-    if inplace:
-        return model
+    return model if inplace else copied(model, ", or pass inplace=True")
+
+
+def copied(model: nn.Module, otherwise: str = "") -> nn.Module:
+    """A copy of `model` that shares no tensor with it; `otherwise` is what else the error advises.
+
+    Raises:
+        UnsupportedError: The network cannot be copied.
+    """
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedError(
             f"expected a network that copy.deepcopy can copy, it raised: {str(error).splitlines()[0]};"
-            " detach tensors stored on modules, or pass inplace=True"
+            f" detach tensors stored on modules{otherwise}"
         ) from error
 
 

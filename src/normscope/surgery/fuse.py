@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import UnsupportedError
+from normscope.errors import InputError, UnsupportedError
 from normscope.model.attach import preserved_rng
+from normscope.model.spec import raised
 from normscope.surgery.chains import FusedAway, Left, activation_module, fused_from, plain_from, record, require_plain
+from normscope.surgery.change import copied
 from normscope.surgery.rewrite import fuse_graph, trace, unfuse_graph
 
 
@@ -46,21 +48,25 @@ def fuse(model: nn.Module, *batch: Any) -> Fusion:
 
     Returns:
         The fused copy and what was and was not fused. Outputs and buffers in training and evaluation, and gradients,
-        agree with the original's on the batch, in float64 where the network lets itself be converted.
+        agree with the original's on the batch, in float64 where the network lets itself be converted. Where `how` is
+        'modules' that is proof for a forward that takes the same way for every batch.
 
     Raises:
-        UnsupportedError: The fused network's numbers are not the original's.
+        InputError: Not a network, or its numbers on the batch are not finite.
+        SpecError: The network raised on the batch.
+        UnsupportedError: It cannot be copied, or the fused network's numbers are not the original's.
     """
-    twin = copy.deepcopy(model)
-    graph = trace(twin)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module to fuse, got {type(model).__name__}")
+    expected = _original(model, batch)
+    graph = trace(copied(model))
     if graph is not None:
         fused, left = fuse_graph(graph)
-        difference = _difference(model, graph, batch)
-        if not difference:
+        if not _difference(expected, graph, batch):
             return Fusion(graph, fused, left, "graph")
-        twin = copy.deepcopy(model)
+    twin = copied(model)
     fused, left = _fuse_modules(twin, batch)
-    difference = _difference(model, twin, batch)
+    difference = _difference(expected, twin, batch)
     if difference:
         raise UnsupportedError(
             f"expected the fused network to compute what the original does, but {difference}; a forward that depends on"
@@ -90,9 +96,10 @@ def _fuse_modules(model: nn.Module, batch: tuple[Any, ...]) -> tuple[tuple[str, 
     for name, follower in record(model, batch).items():
         layer = model.get_submodule(name)
         reason = require_plain(layer) or follower.objection
-        activation = None if reason else activation_module(model.get_submodule(follower.name))
+        after = None if reason else model.get_submodule(follower.name)
+        activation = None if after is None else activation_module(after)
         if activation is None:
-            left.append(Left(name, reason or "what follows it is not an activation module that can be fused"))
+            left.append(Left(name, reason or f"what follows it is a {type(after).__name__}, which cannot be fused"))
             continue
         away = FusedAway(model.get_submodule(follower.name), name)
         model.set_submodule(name, fused_from(layer, *activation))
@@ -101,24 +108,45 @@ def _fuse_modules(model: nn.Module, batch: tuple[Any, ...]) -> tuple[tuple[str, 
     return tuple(fused), tuple(left)
 
 
-def _difference(model: nn.Module, fused: nn.Module, batch: tuple[Any, ...]) -> str:
-    """In words, the first number in which two networks differ on a batch; empty when they agree."""
-    exact = True
+@dataclass(frozen=True)
+class _Expected:
+    """What the original computes on the batch, and whether in float64."""
+
+    numbers: dict[str, Tensor]
+    exact: bool
+
+
+def _original(model: nn.Module, batch: tuple[Any, ...]) -> _Expected:
+    """The original's behaviour; in its own dtype where it does not let itself be converted."""
     try:
-        want = _behaviour(copy.deepcopy(model).double(), _converted(batch))
-        got = _behaviour(copy.deepcopy(fused).double(), _converted(batch))
-    except (RuntimeError, TypeError):
-        exact = False
+        expected = _Expected(_behaviour(copied(model).double(), _converted(batch)), exact=True)
+    except UnsupportedError:
+        raise
+    except Exception:
         try:
-            want, got = _behaviour(copy.deepcopy(model), batch), _behaviour(copy.deepcopy(fused), batch)
-        except (RuntimeError, TypeError) as error:
-            return f"it does not run: {error}"
+            expected = _Expected(_behaviour(copied(model), batch), exact=False)
+        except Exception as error:
+            raise raised(error, "the network, in evaluation or training on the batch given,") from error
+    for name, value in expected.numbers.items():
+        if not value.isfinite().all():
+            raise InputError(f"expected a batch on which two networks can be compared, but the {name} is not finite")
+    return expected
+
+
+def _difference(expected: _Expected, fused: nn.Module, batch: tuple[Any, ...]) -> str:
+    """In words, the first number in which a network differs from the original; empty when they agree."""
+    want = expected.numbers
+    try:
+        twin = copy.deepcopy(fused)
+        got = _behaviour(twin.double(), _converted(batch)) if expected.exact else _behaviour(twin, batch)
+    except Exception as error:
+        return f"it does not run: {error}"
     if want.keys() != got.keys():
         return f"these are missing on one side: {', '.join(sorted(want.keys() ^ got.keys()))}"
     for name, value in want.items():
         scale = float(value.abs().max()) if value.numel() else 0.0
         gap = float((value - got[name]).abs().max()) if value.numel() else 0.0
-        if not gap <= (1e-7 if exact else 1e-3) * max(scale, 1.0):
+        if not gap <= (1e-7 if expected.exact else 1e-3) * max(scale, 1.0):
             return f"{name} differs by {gap:.2g} at a size of {scale:.2g}"
     return ""
 

@@ -37,9 +37,12 @@ def trace(model: nn.Module) -> fx.GraphModule | None:
     """The graph of `model`, or None where torch.fx cannot follow its forward."""
     tracer = _Tracer()
     try:
-        return fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+        graph = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
     except Exception:
         return None
+    for name, module in graph.named_modules():  # torch.fx makes the containers anew, in training mode
+        module.training = model.get_submodule(name).training
+    return graph
 
 
 def _activation(node: fx.Node, graph: fx.GraphModule) -> tuple[str, float] | None:
@@ -68,6 +71,14 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
+def _followed(user: fx.Node, node: fx.Node, graph: fx.GraphModule) -> str:
+    """Why a batch norm that `user` alone reads is left alone."""
+    fused = user.op == "call_module" and isinstance(graph.get_submodule(str(user.target)), _BatchNormAct)
+    if fused and user.args[1:] == (node,):
+        return f"its output is the residual that {user.target} adds, which one layer can do for one of the two"
+    return f"it is followed by {user.target}, not by an activation or an addition of two tensors"
+
+
 def _fuse_node(node: fx.Node, graph: fx.GraphModule) -> str:
     """Fuse the chain that begins with a batch norm; empty when done, else the reason why not."""
     user = _only_user(node)
@@ -78,7 +89,7 @@ def _fuse_node(node: fx.Node, graph: fx.GraphModule) -> str:
     if activation is None:
         residual = _added(user, node)
         if residual is None:
-            return f"it is followed by {user.target}, not by an activation or an addition of two tensors"
+            return _followed(user, node, graph)
         after = _only_user(user)
         activation = None if after is None else _activation(after, graph)
         if after is None or activation is None or activation[0] not in ONE_BIT:
