@@ -10,7 +10,7 @@ namespace normscope::NORMSCOPE_LEVEL {
 // Rows whose sums are kept in the compute type before they are added up in float64.
 constexpr int64_t kFold = 32;
 // Rows added up together: the sums so far are read and written once for all of them.
-constexpr int kSummedRows = 8;
+constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
 // Bytes between what is added up, or worked on and written, and what is fetched.
 constexpr int64_t kFetchAhead = int64_t(1) << 14;
 constexpr int64_t kApplyAhead = int64_t(1) << 12;

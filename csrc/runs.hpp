@@ -16,6 +16,7 @@ enum Number { centre, scale, shift, dy_gain, x_gain, offset, kNumbers };
 template <class A>
 struct Uniform {
     Pack<A> value[kNumbers];
+    // By reference: compilers copy a pack by halves.
     NORMSCOPE_INLINE const Pack<A>& at(Number number, int64_t) const { return value[number]; }
     void set(const Forward<A>& n) {
         value[centre] = broadcast(n.centre), value[scale] = broadcast(n.scale), value[shift] = broadcast(n.shift);
@@ -116,12 +117,11 @@ void normalize_rows(const Run<E> run, const Step step, const Numbers numbers, do
     using A = Compute<E>;
     const auto below = broadcast(A(slope));
     walk<A>(run.phase, run.length, [&](int64_t i, auto extent, auto) NORMSCOPE_LAMBDA {
-        const Pack<A> from = numbers.at(centre, i), by = numbers.at(scale, i), plus = numbers.at(shift, i);
         Pack<A> z[R];
         each<R>([&](auto r) NORMSCOPE_LAMBDA {
             const E* x = run.x + r * step.pitch + i;
             fetch(x, traffic.ahead);
-            z[r] = multiply_add(load(x, extent) - from, by, plus);
+            z[r] = normalized(load(x, extent), numbers, i);
         });
         if (run.residual) {
             each<R>([&](auto r) NORMSCOPE_LAMBDA {

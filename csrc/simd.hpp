@@ -10,6 +10,7 @@
 #endif
 
 #define NORMSCOPE_INLINE inline __attribute__((always_inline))
+#define NORMSCOPE_CALL __attribute__((noinline))
 #define NORMSCOPE_LAMBDA __attribute__((always_inline))
 
 namespace normscope::NORMSCOPE_LEVEL {

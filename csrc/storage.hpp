@@ -127,36 +127,42 @@ NORMSCOPE_INLINE void store_masked(bfloat16* to, const Pack<float>& value, unsig
 }
 #endif
 
-// Lanes past the count hold `fill`.
+// Lanes past the count hold `fill`. Where there are no masks it is a call: it is rare, and long.
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 template <class E>
 NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Part part, Compute<E> fill = 0) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
     return load_masked(from, (1u << part.count) - 1, fill);
+}
 #else
+template <class E>
+NORMSCOPE_CALL Pack<Compute<E>> load(const E* from, Part part, Compute<E> fill = 0) {
     E narrow[Pack<Compute<E>>::lanes] = {};
     __builtin_memcpy(narrow, from, part.count * sizeof(E));
     Compute<E> wide[Pack<Compute<E>>::lanes];
     store(wide, load(narrow, Whole{}), Whole{});
     for (int64_t i = part.count; i < Pack<Compute<E>>::lanes; ++i) wide[i] = fill;
     return load(wide, Whole{});
-#endif
 }
+#endif
 
 template <class E>
 NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Whole whole, Compute<E>) {
     return load(from, whole);
 }
 
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 template <class E>
 NORMSCOPE_INLINE void store(E* to, const Pack<Compute<E>>& value, Part part) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
     store_masked(to, value, (1u << part.count) - 1);
+}
 #else
+template <class E>
+NORMSCOPE_CALL void store(E* to, Pack<Compute<E>> value, Part part) {  // by reference, a loop would keep it in memory
     E narrow[Pack<Compute<E>>::lanes];
     store(narrow, value, Whole{});
     __builtin_memcpy(to, narrow, part.count * sizeof(E));
-#endif
 }
+#endif
 
 template <class V>
 NORMSCOPE_INLINE void stream_register(void* to, V value) {
