@@ -15,6 +15,7 @@ from normscope.check import gap as gaps
 from normscope.check.doubled import blends
 from normscope.check.inputs import kernel_error, unpadded
 from normscope.check.offsets import layers_of
+from normscope.check.small import Examples
 from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
@@ -102,8 +103,16 @@ class Evidence:
 
     @property
     def batch(self) -> int:
-        """The size of a training batch: the first one's."""
-        return len(as_batch(self.subject.batches[0])) if self.subject.forward is None else self.subject.sizes[0]
+        """The size of a training batch: the first one's; as the first layer sees it where batches are of any form."""
+        if self.subject.forward is None:
+            return len(as_batch(self.subject.batches[0]))
+        seen = [call.shape[0] for norm in self.norms[:1] for call in self.trace.of(norm.name)[:1]]
+        return self.subject.sizes[0] if self.subject.sizes[0] > 1 else max([1, *seen])
+
+    def rows(self, name: str) -> int:
+        """Rows that a layer is fed for each example: more than 1 where positions were folded into the batch."""
+        call = next(iter(self.trace.of(name)), None)
+        return 1 if call is None else max(1, call.shape[0] // max(1, self.batch))
 
     @cached_property
     def dropouts(self) -> tuple[nn.Module, ...]:
@@ -156,6 +165,22 @@ class Evidence:
     def has_padding(self) -> bool:
         """Whether the inputs look like padded sequences."""
         return self.subject.forward is None and unpadded(self.subject.batches[0]) is not None
+
+    @cached_property
+    def examples(self) -> dict[str, Examples]:
+        """Each layer's inputs example by example, behind population statistics; one pooled forward."""
+        known = {name: _pair(sample) for name, sample in self.population.items()}
+        found: dict[str, Examples] = {}
+
+        def seen(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
+            found.setdefault(layer.name, Examples.of(x))
+
+        held = torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model)
+        chosen = choosing(self.layers, lambda layer, _sample: known.get(layer.name))
+        with held[0], held[1], held[2], chosen, before_forward(self.layers, seen):
+            run(self.model, next(pooled(self.subject.batches, self.pool_size))[0], self.subject.forward)
+        self.forwards += 1
+        return found
 
     @cached_property
     def per_batch(self) -> tuple[dict[str, list[Sample]], ...]:

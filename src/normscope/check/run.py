@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from normscope.check.evidence import Evidence, Subject
-from normscope.check.plan import forwards_of
+from normscope.check.clock import seconds
+from normscope.check.plan import passes_of
 from normscope.check.repair import repair, repair_forwards, repairs_for
 from normscope.check.rule import HOW, chosen
 from normscope.check.state import of_checkpoint, of_model
@@ -23,6 +24,7 @@ from normscope.model.batch import Batch
 from normscope.model.preserve import preserved
 from normscope.model.spec import default_loss, raised
 from normscope.records import CheckReport
+from normscope.report import words
 from normscope.surgery.forward import as_batch
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def check(
         select: Codes of rules, or prefixes; all by default.
         ignore: Codes or prefixes left out.
         max_forwards: Bound on the forward passes of the gap's split.
-        announce: Told, before the work, how many forward passes it will take.
+        announce: Told, before the work, how many forward passes it will take, and how long these take here.
 
     Raises:
         InputError: No batch norm, no data in the loader, a code that is no rule.
@@ -214,9 +216,11 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
     live = subject.model if isinstance(subject.model, nn.Module) else nn.Module()
     with preserved(live, subject.optimizer):
         wants_gap = bool(subject.batches) and subject.loss is not None and any(one.code == "BN003" for one in active)
-        planned = forwards_of(evidence, active, gap=wants_gap)
-        if announce is not None and planned:
-            announce(f"{planned} forward passes")
+        passes = passes_of(evidence, active, gap=wants_gap)
+        took = seconds(evidence, passes) if announce is not None and passes.total else 0.0
+        planned = passes.total + evidence.forwards
+        if announce is not None and passes.total:
+            announce(_said(planned, took, subject.step is not None))
         found = tuple(itertools.chain.from_iterable(one.look(evidence) for one in active))
         splits = wants_gap and all(map(math.isfinite, evidence.losses.by_batch))
         gap = evidence.gap if splits else None
@@ -237,6 +241,11 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
         seconds=time.perf_counter() - start,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _said(passes: int, took: float, steps: bool) -> str:
+    beside = ", beside your training steps" if steps else ""
+    return f"{passes} forward passes, about {words.duration(took)}{beside}"
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
