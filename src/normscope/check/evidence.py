@@ -57,6 +57,7 @@ class Subject:
         forward: (model, batch) -> output.
         gap_forwards: Bound on the passes of the gap split.
         metric: (output, target) -> number, shown before and after fixes.
+        notes: What was given and not looked into.
     """
 
     norms: tuple[NormState, ...]
@@ -71,6 +72,7 @@ class Subject:
     forward: Forward | None = None
     gap_forwards: int | None = None
     metric: Score | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

@@ -65,7 +65,7 @@ class Rule:
             layer,
             message,
             tuple((name.replace("_", " "), None if value is None else float(value)) for name, value in numbers.items()),
-            self.why,
+            self.why + "".join(f" Seen as: '{quote}'." for quote in self.quotes),
             self.fix,
             bool(self.repair),
             self.style,

@@ -18,7 +18,7 @@ from normscope.check.clock import seconds
 from normscope.check.plan import passes_of
 from normscope.check.repair import repair, repair_forwards, repairs_for
 from normscope.check.rule import HOW, chosen
-from normscope.check.state import of_checkpoint, of_model
+from normscope.check.state import halves_of, of_checkpoint, of_model
 from normscope.errors import InputError, NormscopeError
 from normscope.model.batch import Batch
 from normscope.model.preserve import preserved
@@ -123,7 +123,7 @@ def gathered(
             raise InputError(
                 "expected a checkpoint with keys such as 'bn1.running_mean', found none: it has no batch norm"
             )
-        return Subject(norms)
+        return Subject(norms, notes=halves_of(model))
     norms = of_model(model)
     if not norms and not isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         from normscope.model.find import find
@@ -250,10 +250,10 @@ def _said(passes: int, took: float, steps: bool) -> str:
 
 def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.model is None:
-        return ()
+        return subject.notes
     from normscope.model.find import find
 
-    return tuple(
+    return subject.notes + tuple(
         f"not looked into: {part.name or 'the network'}, {part.reason}" for part in find(subject.model).unsupported
     )
 
