@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks" / "faults"), str(ROOT / "examples")]
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import networks
 import torch
@@ -43,8 +43,9 @@ deployed on. *Seconds*: median, one thread; other work on the machine lengthens 
 
 ## The example networks, on their own loaders
 
-`examples/conv_images.py` (1200 images) and `examples/tabular_regression.py` (442 rows), trained for {epochs} epochs. The
-exact statistics are those of the training set. fvcore's 200 batches go over it again and again.
+`examples/conv_images.py` (1200 images) and `examples/tabular_regression.py` (442 rows), trained for {epochs} epochs.
+The exact statistics are those of the training set. fvcore's 200 batches go over it again and again: update_bn_stats
+insists on as many as it is told, 200 by default.
 
 | network | batch | method | images | error | seconds |
 |---|---|---|---|---|---|"""
@@ -264,9 +265,10 @@ def example(make):
     enough = [n for n, value in ours.items() if value <= other]
     if not enough:
         return f"{name}: fvcore's error was not reached."
+    share, ratio = min(enough) / images, ours[len(x)] / other
     return (
-        f"{name}: fvcore passes {images} images, recalibrate reaches its error with {min(enough)},"
-        f" {min(enough) / images:.3f} of them; one pass, {len(x)} images, errs {ours[len(x)] / other:.2f} times as much."
+        f"{name}: fvcore passes {images} images; recalibrate errs no more with {min(enough)}, {share:.3f} of them."
+        f" After one pass, {len(x)} images, its error is {ratio:.3f} of fvcore's.\n"
     )
 
 

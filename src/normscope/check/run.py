@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normscope.check.evidence import Evidence, Subject
 from normscope.check.clock import seconds
+from normscope.check.evidence import Evidence, Subject
 from normscope.check.plan import passes_of
 from normscope.check.repair import repair, repair_forwards, repairs_for
 from normscope.check.rule import HOW, chosen

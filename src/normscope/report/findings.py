@@ -112,7 +112,7 @@ def as_sarif(report: CheckReport, artifact: str = "") -> str:
 
     Args:
         report: The record.
-        artifact: The file of the network or the checkpoint, relative to the repository: code hosts place findings there.
+        artifact: The file of the network or the checkpoint, where code hosts place findings.
     """
     listed = groups(report)
     rules = [

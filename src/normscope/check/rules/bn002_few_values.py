@@ -73,8 +73,8 @@ RULE = Rule(
     " normscope.convert(model, 'group').",
     look,
     "Train mode's scale against eval mode's, E[sigma / s], exceeds 1.1, as that of fewer than 14 independent normal"
-    " values does; over batches of the size drawn from the examples, where there are four times as many of these, by the"
-    " formula for normal values where there are not.",
+    " values does: in the median channel, over batches drawn from the examples; by the formula for normal values where"
+    " there are fewer than four such batches to draw from.",
     sources=("ioffe2017", "summers2020"),
     quotes=("ValueError: Expected more than 1 value per channel when training, got input size torch.Size([1, 512])",),
 )
