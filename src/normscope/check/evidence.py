@@ -16,11 +16,9 @@ from normscope.check.doubled import blends
 from normscope.check.inputs import kernel_error, unpadded
 from normscope.check.offsets import layers_of
 from normscope.check.small import Examples
-from normscope.check.state import NormState, of_model
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
 from normscope.model.attach import before_forward, on_module
-from normscope.model.batch import Batch
 from normscope.model.find import NormLayer, canonical_name, find
 from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
@@ -30,49 +28,12 @@ from normscope.surgery.population import Population, Sample, biased, choosing
 from normscope.surgery.recalibrate import measurable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from torch.optim import Optimizer
-
-    from normscope.model.spec import Score
+    from normscope.check.state import NormState
+    from normscope.check.subject import Subject
     from normscope.records import GapSplit
-    from normscope.surgery.forward import Forward
     from normscope.surgery.population import Choose
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What was given to be checked.
-
-    Attributes:
-        norms: The layers as numbers.
-        model: The live network; None for a checkpoint alone.
-        batches: Training batches, as the loader gave them.
-        held_out: Labelled batches for the loss; the training batches where none were given.
-        serving: Batches from where the network is used.
-        sizes: Size of every batch of one epoch, as far as the loader tells.
-        loss: (output, target) -> scalar; None where the data have no targets.
-        optimizer: The user's optimizer.
-        step: Runs one training step of the user's loop.
-        forward: (model, batch) -> output.
-        gap_forwards: Bound on the passes of the gap split.
-        metric: (output, target) -> number, shown before and after fixes.
-        notes: What was given and not looked into.
-    """
-
-    norms: tuple[NormState, ...]
-    model: nn.Module | None = None
-    batches: tuple[Any, ...] = ()
-    held_out: tuple[Any, ...] = ()
-    serving: tuple[Any, ...] = ()
-    sizes: tuple[int, ...] = ()
-    loss: Score | None = None
-    optimizer: Optimizer | None = None
-    step: Callable[[], object] | None = None
-    forward: Forward | None = None
-    gap_forwards: int | None = None
-    metric: Score | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -317,11 +278,3 @@ def _pair(sample: Sample) -> tuple[Tensor, Tensor]:
 
 def _labelled(raw: Any) -> bool:
     return as_batch(raw).target is not None
-
-
-def subject_of(model: nn.Module, **given: Any) -> Subject:
-    """A `Subject` of a live network."""
-    return Subject(of_model(model), model, **given)
-
-
-__all__ = ["Batch", "Evidence", "Losses", "Subject", "subject_of"]

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from normscope.check.clock import seconds
-from normscope.check.evidence import Evidence, Subject
+from normscope.check.evidence import Evidence
 from normscope.check.plan import passes_of
 from normscope.check.repair import repair, repair_forwards, repairs_for
 from normscope.check.rule import HOW, chosen
 from normscope.check.state import halves_of, of_checkpoint, of_model
+from normscope.check.subject import Subject
 from normscope.errors import InputError, NormscopeError
 from normscope.model.batch import Batch
 from normscope.model.preserve import preserved
