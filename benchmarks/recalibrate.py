@@ -32,7 +32,7 @@ from normscope.model.find import find
 from normscope.surgery.population import Population
 from normscope.surgery.recalibrate import recalibrate
 
-BATCHES, SEEDS, EPOCHS = 200, 5, 20
+BATCHES, SEEDS, EPOCHS = 200, 20, 20
 SHARES = (10, 4, 1)
 
 HEAD = """# Recalibration against update_bn and fvcore

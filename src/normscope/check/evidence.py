@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,11 @@ from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
 from normscope.surgery.forward import as_batch, run, score
 from normscope.surgery.pools import pool_size, pooled
-from normscope.surgery.population import Population, Sample, biased, choosing
+from normscope.surgery.population import Population, Sample, biased, choosing, write
 from normscope.surgery.recalibrate import measurable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from normscope.check.state import NormState
     from normscope.check.subject import Subject
@@ -129,19 +129,27 @@ class Evidence:
         """Whether the inputs look like padded sequences."""
         return self.subject.forward is None and unpadded(self.subject.batches[0]) is not None
 
+    @contextmanager
+    def _by_population(self) -> Iterator[None]:
+        """The network in eval mode, its layers normalizing by population statistics."""
+        with torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model):
+            for layer in self.layers:
+                if layer.name in self.population:
+                    write(layer.module, *_pair(self.population[layer.name]))
+            yield
+
     @cached_property
     def examples(self) -> dict[str, Examples]:
         """Each layer's inputs example by example, behind population statistics; one pooled forward."""
-        known = {name: _pair(sample) for name, sample in self.population.items()}
         found: dict[str, Examples] = {}
 
         def seen(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
             found.setdefault(layer.name, Examples.of(x))
 
-        held = torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model)
-        chosen = choosing(self.layers, lambda layer, _sample: known.get(layer.name))
-        with held[0], held[1], held[2], chosen, before_forward(self.layers, seen):
-            run(self.model, next(pooled(self.subject.batches, self.pool_size))[0], self.subject.forward)
+        first = next(pooled(self.subject.batches, self.pool_size))[0]
+        _ = self.population  # before the buffers are exchanged
+        with self._by_population(), before_forward(self.layers, seen):
+            run(self.model, first, self.subject.forward)
         self.forwards += 1
         return found
 
@@ -219,15 +227,11 @@ class Evidence:
     @cached_property
     def losses(self) -> Losses:
         """Loss of every held-out batch in eval mode, in train mode without dropout, and with population statistics."""
-        known = {name: _pair(sample) for name, sample in self.population.items()}
+        deployed, by_batch = self._losses(), self._losses(biased)
+        with self._by_population():
+            return Losses(deployed, by_batch, self._losses())
 
-        def population(layer: NormLayer, _sample: Sample) -> tuple[Tensor, Tensor] | None:
-            return known.get(layer.name)
-
-        deployed = self._losses(None)
-        return Losses(deployed, self._losses(biased), self._losses(population))
-
-    def _losses(self, choose: Choose | None) -> tuple[float, ...]:
+    def _losses(self, choose: Choose | None = None) -> tuple[float, ...]:
         assert self.subject.loss is not None
         values = []
         held = torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from normscope.check.rule import Rule
 
 _POPULATION = {"BN001", "BN002", "BN003", "BN006", "BN015", "BN018"}
+# Of these, what is compared with data as training sees it, dropout on; BN006 compares both.
+_DROPPING = {"BN001", "BN006", "BN015"}
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Passes:
     """Forward passes by what they cost.
 
     Attributes:
-        pooled: Examples in each pass over pooled batches, measured.
+        first: The measurement of `Evidence` that others rest on, '' where none is wanted, and the passes that it takes.
+        pooled: Examples in each further pass over pooled batches, measured.
         training: Passes over training batches, measured: every layer's moments are taken.
         held_out: The same over held-out batches.
-        plain: Passes over held-out batches as the network is deployed.
+        plain: Passes over held-out batches, as the network is deployed and by population statistics.
         serving: Passes of the gap's split over labelled serving batches, measured.
     """
 
+    first: tuple[str, tuple[int, ...]] = ("", ())
     pooled: tuple[int, ...] = ()
     training: int = 0
     held_out: int = 0
@@ -40,7 +44,7 @@ class Passes:
     @property
     def total(self) -> int:
         """All of them."""
-        return len(self.pooled) + self.training + self.held_out + self.plain + self.serving
+        return len(self.first[1]) + len(self.pooled) + self.training + self.held_out + self.plain + self.serving
 
 
 def passes_of(evidence: Evidence, rules: Sequence[Rule], *, gap: bool) -> Passes:
@@ -50,13 +54,14 @@ def passes_of(evidence: Evidence, rules: Sequence[Rule], *, gap: bool) -> Passes
         return Passes()
     calls = max([1, *(len(evidence.trace.of(norm.name)) for norm in evidence.norms)])
     repeats = 4 if calls > 1 else 1
+    first: tuple[str, tuple[int, ...]] = ("", ())
     pooled: tuple[int, ...] = ()
     training = 0
     if codes & _POPULATION:
-        plain, dropping = codes & (_POPULATION - {"BN001", "BN015"}), codes & {"BN001", "BN006", "BN015"}
-        pooled += _pools(
-            evidence, subject.batches, repeats * (bool(plain) + bool(dropping) if evidence.dropouts else 1)
-        )
+        still, dropping = bool(codes & (_POPULATION - _DROPPING | {"BN006"})), bool(codes & _DROPPING)
+        pools = _pools(evidence, subject.batches, repeats)
+        first = ("population" if still or not evidence.dropouts else "trained_on", pools)
+        pooled += pools * (bool(evidence.dropouts) and still and dropping)
     if "BN002" in codes and evidence.layers:
         pooled += _pools(evidence, subject.batches, 1)[:1]
     if "BN018" in codes:
@@ -65,7 +70,7 @@ def passes_of(evidence: Evidence, rules: Sequence[Rule], *, gap: bool) -> Passes
     training += "BN017" in codes and evidence.has_padding
     training += "BN020" in codes and any(call.channels_last for call in evidence.trace.calls)
     losses = len(subject.held_out) * ("BN003" in codes)
-    made = Passes(pooled, training, 2 * losses, losses)
+    made = Passes(first, pooled, training, losses, 2 * losses)
     return _with_gap(evidence, made, repeats) if gap else made
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normscope.check.clock import seconds
+from normscope.check.clock import seconds, trials
 from normscope.check.evidence import Evidence
 from normscope.check.plan import passes_of
 from normscope.check.repair import repair, repair_forwards, repairs_for
@@ -82,7 +82,7 @@ def check(
         select: Codes of rules, or prefixes; all by default.
         ignore: Codes or prefixes left out.
         max_forwards: Bound on the forward passes of the gap's split.
-        announce: Told, before the work, how many forward passes it will take, and how long these take here.
+        announce: Told before the work how many forward passes it will take, and after the first how long in all.
 
     Raises:
         InputError: No batch norm, no data in the loader, a code that is no rule.
@@ -218,10 +218,13 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
     with preserved(live, subject.optimizer):
         wants_gap = bool(subject.batches) and subject.loss is not None and any(one.code == "BN003" for one in active)
         passes = passes_of(evidence, active, gap=wants_gap)
-        took = seconds(evidence, passes) if announce is not None and passes.total else 0.0
         planned = passes.total + evidence.forwards
         if announce is not None and passes.total:
-            announce(_said(planned, took, subject.step is not None))
+            planned += trials(evidence, passes)
+            beside = ", beside your training steps" if subject.step is not None else ""
+            announce(f"{planned} forward passes{beside}")
+            left = seconds(evidence, passes)
+            announce(f"about {words.duration(time.perf_counter() - start + left)}")
         found = tuple(itertools.chain.from_iterable(one.look(evidence) for one in active))
         splits = wants_gap and all(map(math.isfinite, evidence.losses.by_batch))
         gap = evidence.gap if splits else None
@@ -242,11 +245,6 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
         seconds=time.perf_counter() - start,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
-
-
-def _said(passes: int, took: float, steps: bool) -> str:
-    beside = ", beside your training steps" if steps else ""
-    return f"{passes} forward passes, about {words.duration(took)}{beside}"
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
