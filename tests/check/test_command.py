@@ -93,6 +93,9 @@ def test_a_checkpoint_is_fixed_and_then_clean(task):
     clean = run("check", *where, "--checkpoint", task / "fixed.pt")
     assert clean.exit_code == 0, clean.output
     assert "no faults found" in clean.output
+    again = run("check", *where, "--checkpoint", task / "fixed.pt", "--fix", task / "again.pt")
+    assert "again.pt was not written: nothing that --fix mends" in again.output
+    assert not (task / "again.pt").exists()
 
 
 def test_a_checkpoint_alone(task):

@@ -77,7 +77,10 @@ def check(
         report = checked.report
         if checked.model is not None and any(one.kept for one in report.fixes):
             load.save_state(checked.model, target)
-            report = dataclasses.replace(report, notes=(*report.notes, f"the fixed checkpoint is {target}"))
+            note = f"the fixed checkpoint is {target}"
+        else:
+            note = f"{target} was not written: " + ("no fix was kept" if report.fixes else "nothing that --fix mends")
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     report = dataclasses.replace(report, command=shlex.join(["normscope", *sys.argv[1:]]))
     render: dict[str, Callable[[Any], str]] = {
         "text": findings.as_text,
