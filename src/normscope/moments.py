@@ -17,7 +17,7 @@ Correction = Literal["biased", "bessel"]
 
 # Values widened to float64 at a time: bounds the extra memory of `Moments.of` to 32 MiB.
 _CHUNK = 1 << 22
-# And of these at a time, channel by channel: what stays in a core's cache, and is not mapped and cleared for each block.
+# And of these at a time, channel by channel: blocks that stay in the cache, and are not mapped and cleared each time.
 _PART = 1 << 18
 
 
