@@ -5,7 +5,7 @@ the machine hardly lengthens; the wall clock stands beside it. The checkpoint is
 million parameters, looked at by a fresh process.
 
     pip install transformers
-    python benchmarks/check.py > benchmarks/results/check.md
+    python benchmarks/check.py
 """
 
 import statistics

@@ -6,7 +6,7 @@ outputs are first compared with those of the network as it was. torch.nn.utils.f
 which is what fold finds out.
 
     pip install transformers
-    python benchmarks/fold.py > benchmarks/results/fold.md
+    python benchmarks/fold.py
 """
 
 import copy

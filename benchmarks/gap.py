@@ -6,7 +6,7 @@ statistics and 3 by the population's, d the offset of the mean in deviations. Th
 Shapley value of that formula; the share found has an interval over batches. Every channel of the data has mean 0 and
 variance 1 exactly, so that what was planted is what is there.
 
-    python benchmarks/gap.py > benchmarks/results/gap.md
+    python benchmarks/gap.py
 """
 
 import itertools
