@@ -26,7 +26,7 @@ from torch import nn
 from normscope.check import clock, run
 from normscope.check.rule import chosen
 
-REPEATS = 5
+REPEATS = 9
 HEAD = """| network | forward passes said | made | seconds left, said | taken | taken / said | wall |
 |---|---|---|---|---|---|---|"""
 
