@@ -111,3 +111,12 @@ def test_the_null_of_the_distance_is_its_root_mean_square_without_a_shift():
     pairs = [(Moments.of(torch.randn(200, 1)), Moments.of(torch.randn(50, 1))) for _ in range(3000)]
     found = torch.stack([standardized_distance(a, b) for a, b in pairs]).square().mean().sqrt()
     assert found.item() == pytest.approx(standardized_distance_null(*pairs[0])[0].item(), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000, 8), (3, 2, 200_000)])
+def test_more_values_than_are_widened_at_a_time(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 100
+    found = Moments.of(x)
+    rows = x.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(found.mean, rows.mean(1), rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.variance("biased"), rows.var(1, correction=0), rtol=1e-9, atol=0)

@@ -60,7 +60,7 @@ def one(fault, name, severity):
     )
     if data is not None and len(made.data.x) % made.data.batch_size:
         data = made.data
-    held = {"held_out": training.held_out()} if fits(made) else {}
+    held = {"held_out": held_out(made.data.batch_size)} if fits(made) else {}
     subject = checks.gathered(made.model, data, max_forwards=64, **held, **made.options)
     report = checks.examine(subject, tuple(chosen()))
     codes = sorted({finding.code for finding in report.findings})
@@ -69,6 +69,15 @@ def one(fault, name, severity):
         fixed = [(row.name, row.before, row.after, row.kept) for row in repair(subject, report.findings)[1]]
     row = {"fault": fault.name, "network": name, "severity": severity, "codes": codes, "fixed": fixed}
     return row | {"cost": cost(subject)}
+
+
+def held_out(batch):
+    """In the usual batches, or in smaller ones where training had these: what train mode does depends on it."""
+    return (
+        training.held_out()
+        if batch >= training.BATCH
+        else dataclasses.replace(training.held_out(batch), drop_last=True)
+    )
 
 
 def cost(subject):

@@ -31,8 +31,10 @@ cases. Every third fault, and two of the architectures, were set aside until the
 _FOOT = """
 ## The faults
 
-| rule | fault | report |
-|---|---|---|
+How many of the cases were found by the fault's own rule, both parts together; each network is a case.
+
+| rule | fault | report | mild | middling | severe |
+|---|---|---|---|---|---|
 {sources}
 
 Made by
@@ -51,6 +53,16 @@ longer asked for findings of BN019. Mended after healthy networks from transform
 starts at random for training and minded variances where eps rules, BN009 minded single channels with variances just
 below eps, BN012 took recalibrated statistics for an average that has not warmed up. No line was moved towards a fault.
 
+BN002 was mended after its missed cases had been looked at, so that its row at the top is no longer that of a rule which
+never saw them. It took values for normal ones, as many as the means of images are independent, and found a scale of
+1.10 in a depthwise layer where batches of 2 have 1.14: the scale is drawn from the data now, in the median channel,
+since heavy tails in a few channels of a healthy EfficientNet have 1.106 in the mean. The line is 1.1 as before. Its
+fault "small batches" went down to batches of 2 and goes down to the reported 1 now, where a network can be trained on
+these, with held-out batches as small. What is still missed is the dense network, all of whose layers have 64
+positions: a last batch of one image scales them by 1.08, and costs nothing. What BN002 says of the depthwise network
+trained at a rate of 1.5 counts as wrong above and is true: at 10 % accuracy its last channels have such tails that
+batches of 32 scale them by 1.29.
+
 {table}
 """
 
@@ -63,14 +75,24 @@ def render(found):
         part = [row for row in rows if row["aside"] == aside]
         if part:
             out += [f"\n## {title}: {len(part)} cases\n", by_rule(part)]
-    out += ["\n## Fixes\n", repairs(rows)]
+    out += [wrong(rows), "\n## Fixes\n", repairs(rows)]
     if found["healthy"]:
         out += ["\n## Healthy networks\n", controls(found["healthy"])]
     if FIRST.exists():
         out.append(first(json.loads(FIRST.read_text())["cases"]))
     faults_by_code = sorted(catalog.FAULTS, key=lambda fault: fault.code)
-    sources = "\n".join(f"| {fault.code} | {fault.name} | {fault.source} |" for fault in faults_by_code)
+    sources = "\n".join(
+        f"| {fault.code} | {fault.name} | {fault.source} | {' | '.join(found_of(fault, rows))} |"
+        for fault in faults_by_code
+    )
     return "\n".join([*out, _FOOT.format(sources=sources)])
+
+
+def found_of(fault, rows):
+    """'found/cases' at each severity."""
+    for severity in range(len(LEVELS)):
+        of = [row for row in rows if row["fault"] == fault.name and row["severity"] == severity]
+        yield f"{sum(fault.code in row['codes'] for row in of)}/{len(of)}" if of else ""
 
 
 def first(rows):
@@ -92,6 +114,12 @@ def extras(rows):
         for code in row["codes"]
         if code not in (known[row["fault"]].code, *known[row["fault"]].also, *style)
     ]
+
+
+def wrong(rows):
+    """The findings that count against precision, in a sentence."""
+    found = [f"{code} ({row['fault']}, {row['network']}, {LEVELS[row['severity']]})" for row, code in extras(rows)]
+    return f"\nCounted as wrong: {', '.join(found) or 'nothing'}."
 
 
 def by_rule(rows):

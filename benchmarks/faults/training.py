@@ -47,8 +47,8 @@ def loader(x=None, y=None, **options):
     return Loader(x, y, **options)
 
 
-def held_out():
-    return loader(*digits()[2:], batch_size=64)
+def held_out(batch_size=64):
+    return loader(*digits()[2:], batch_size=batch_size)
 
 
 def shuffled(x, y, batch, generator):
@@ -66,7 +66,7 @@ def train(model, epochs=8.0, rate=0.1, *, batch=BATCH, seed=0, data=None, decay=
     at = 0
     while at < total:
         for xs, ys in shuffled(x, y, batch, generator):
-            if at >= total or len(xs) < 2:
+            if at >= total or len(xs) < min(2, batch):
                 break
             if decay:
                 for group in optimizer.param_groups:

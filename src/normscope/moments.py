@@ -17,6 +17,8 @@ Correction = Literal["biased", "bessel"]
 
 # Values widened to float64 at a time: bounds the extra memory of `Moments.of` to 32 MiB.
 _CHUNK = 1 << 22
+# And of these at a time, channel by channel: blocks that stay in the cache, and are not mapped and cleared each time.
+_PART = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,14 @@ class Moments:
         if not rows.shape[1]:
             return cls.empty(channels, x.device)
         blocks = rows.split(max(1, _CHUNK // max(1, channels)), dim=1)
-        return functools.reduce(cls.merge, (cls._of_block(block.double()) for block in blocks))
+        return functools.reduce(cls.merge, map(cls._in_parts, blocks))
+
+    @classmethod
+    def _in_parts(cls, rows: Tensor) -> Moments:
+        parts = [cls._of_block(part.double()) for part in rows.split(max(1, _PART // rows.shape[1]))]
+        if len(parts) == 1:
+            return parts[0]
+        return cls(parts[0].count, torch.cat([part.mean for part in parts]), torch.cat([part.m2 for part in parts]))
 
     @classmethod
     def _of_block(cls, rows: Tensor) -> Moments:

@@ -93,6 +93,9 @@ def test_a_checkpoint_is_fixed_and_then_clean(task):
     clean = run("check", *where, "--checkpoint", task / "fixed.pt")
     assert clean.exit_code == 0, clean.output
     assert "no faults found" in clean.output
+    again = run("check", *where, "--checkpoint", task / "fixed.pt", "--fix", task / "again.pt")
+    assert "again.pt was not written: nothing that --fix mends" in again.output
+    assert not (task / "again.pt").exists()
 
 
 def test_a_checkpoint_alone(task):
@@ -119,12 +122,31 @@ def test_formats(task):
     report = from_json(run(*arguments, "--format", "json").stdout, CheckReport)
     assert report.findings[0].code == "BN001"
     sarif = json.loads(run(*arguments, "--format", "sarif").stdout)
-    assert sarif["runs"][0]["results"][0]["ruleId"] == "BN001"
+    (result, *_), place = sarif["runs"][0]["results"], {"uri": f"{task}/task.py"}
+    assert result["ruleId"] == "BN001"
+    assert result["locations"][0]["physicalLocation"] == {"artifactLocation": place, "region": {"startLine": 1}}
     assert run(*arguments, "--format", "html", "--out", task / "page.html").exit_code == 1
     page = (task / "page.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "From train mode to eval mode, cause by cause" in page
     assert "http-equiv" in page
+
+
+def test_a_checkpoint_without_the_counter_is_read_and_told(task):
+    state = torch.load(task / "stale.pt")["state_dict"]
+    del state["module.1.num_batches_tracked"]
+    torch.save(state, task / "old.pt")
+    done = run("check", f"{task}/task.py:model", "--checkpoint", task / "old.pt", "--select", "BN014")
+    assert done.exit_code == 1
+    assert "num_batches_tracked is 0 but the running statistics have moved" in done.output
+    assert 'Seen as: Missing key(s) in state_dict: "bn1.num_batches_tracked".' in done.output
+
+
+def test_a_layer_with_half_its_statistics_is_told(task):
+    state = torch.load(task / "stale.pt")["state_dict"]
+    state["module.more.running_mean"] = torch.zeros(3)
+    torch.save(state, task / "half.pt")
+    assert "not looked into: more, has running_mean without running_var" in run("check", task / "half.pt").output
 
 
 def test_serving_data_without_labels(task):
@@ -166,6 +188,8 @@ def test_rule_explains():
         ),
         (("{task}/task.py:model", "--data", "{task}/task.py:data", "--fix", "{task}/no/x.pt"), "does not exist"),
         (("{task}/task.py:model", "--select", "XX1"), "the code of a rule"),
+        (("{task}/stale.pt", "--out", "{task}/stale.pt"), "--out to name a file of its own"),
+        (("{task}/task.py:model", "--out", "{task}/task.py"), "--out to name a file of its own"),
         (("{task}/task.py:model", "--device", "abacus"), "--device"),
         (("{task}/stale.pt", "--fix", "{task}/out.pt"), "MODEL beside --data and --fix"),
         (("{task}/stale.pt", "--data", "{task}/task.py:data"), "MODEL beside --data and --fix"),

@@ -45,7 +45,7 @@ def test_the_forward_passes_are_said_beforehand(kit, loader, serving):
     options = {"serving": loader[:10]} if serving else {}
     report = check(model, loader, max_forwards=200, announce=said.append, **options)
     handle.remove()
-    assert said == [f"{report.planned} forward passes"]
+    assert said[0] == f"{report.planned} forward passes"
     assert report.forwards == counted[0]
     assert counted[0] == pytest.approx(report.planned, rel=0.1)
 

@@ -1,7 +1,9 @@
+import itertools
 import json
 
 from normscope.records import CheckReport, Finding, Fixed, GapSplit, Share
 from normscope.report import findings
+from normscope.report.waterfall import waterfall
 
 FAULT = Finding(
     "BN001", "stale <b>", "layer1.bn", "off by 2", (("mean off", 2.0),), "it hurts", "recalibrate", safe=True
@@ -49,11 +51,22 @@ def test_sarif_has_one_result_for_each_finding():
 
 
 def test_the_waterfall_ends_where_the_gap_does():
-    (steps,) = findings.waterfall(GAP).series
-    assert steps.x == ("train mode", "mini-batch statistics", "stale average", "eval mode")
-    assert steps.y[0] == 1.0
-    assert abs(steps.y[-1] - 1.5) < 1e-12
-    assert [round(v, 9) for v in steps.low] == [1.0, 0.8, 0.8, 1.5]
+    rows = waterfall(GAP)
+    assert [row.name for row in rows] == ["train mode", "mini-batch statistics", "stale average", "eval mode"]
+    assert [row.kind for row in rows] == ["level", "down", "up", "level"]
+    assert [row.text for row in rows] == ["1", "−0.2", "+0.7", "1.5"]
+    assert rows[0].end == 1.0
+    assert abs(rows[-1].end - 1.5) < 1e-12
+    assert rows[2].interval == "+0.6 to +0.8"
+    for before, row in itertools.pairwise(rows[1:-1]):
+        assert before.end == row.start
+    for row in rows:
+        assert 0 <= row.left <= row.left + row.width <= 100
+
+
+def test_a_loss_that_is_no_number_has_no_waterfall():
+    assert waterfall(GapSplit(float("nan"), None, (Share("a", 1.0),), (), 1)) == ()
+    assert waterfall(GapSplit(1.0, None, (Share("a", 1.0),), (), 1))[-1].name == "eval mode, were its buffers finite"
 
 
 def test_the_page_escapes_and_shows_both_figures():

@@ -165,6 +165,36 @@ def test_a_network_that_does_not_trace_folds_inside_sequential(kit):
     torch.testing.assert_close(done.model(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_that_does_not_trace_folds_in_the_parts_that_do(kit):
+    class Unit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(self.conv(x)).relu()
+
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.units = nn.ModuleList([Unit(), Unit()])
+            self.last, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            for unit in self.units:
+                x = unit(x) if x.sum() > 0 else unit(unit(x))
+            return self.norm(self.last(x))
+
+    model = ready(kit, Branching())
+    done = fold(model)
+    assert [change.name for change in done.changes] == ["units.0.norm", "units.1.norm"]
+    assert {part.name: part.reason for part in done.left_alone} == {
+        "norm": "torch.fx cannot trace the forward of Branching, which calls it"
+    }
+    x = kit.images(8)[0]
+    torch.testing.assert_close(done.model(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_no_batch_norm_is_an_error():
     with pytest.raises(InputError, match="at least one batch-norm layer"):
         fold(nn.Linear(2, 2))

@@ -54,6 +54,7 @@ def check(
 
     rules = tuple(chosen(_codes(select), _codes(ignore)))
     target = None if fix is None else load.free_output(fix)
+    _apart(out, fix, checkpoint, *((part or "").rpartition(":")[0] or part for part in (model, data, serving_data)))
     network = load.model_of(model, checkpoint, device)
     if data is None and any((serving_data, loss, metric)):
         raise InputError("expected --data beside --serving-data, --loss and --metric")
@@ -76,12 +77,15 @@ def check(
         report = checked.report
         if checked.model is not None and any(one.kept for one in report.fixes):
             load.save_state(checked.model, target)
-            report = dataclasses.replace(report, notes=(*report.notes, f"the fixed checkpoint is {target}"))
+            note = f"the fixed checkpoint is {target}"
+        else:
+            note = f"{target} was not written: " + ("no fix was kept" if report.fixes else "nothing that --fix mends")
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     report = dataclasses.replace(report, command=shlex.join(["normscope", *sys.argv[1:]]))
     render: dict[str, Callable[[Any], str]] = {
         "text": findings.as_text,
         "json": to_json,
-        "sarif": findings.as_sarif,
+        "sarif": partial(findings.as_sarif, artifact=_artifact(model, checkpoint)),
         "html": findings.render_check,
     }
     text = render[format](report)
@@ -91,6 +95,25 @@ def check(
         write_atomic(out, text + "\n")
         typer.echo(f"{findings.headline(report)}: {out}", err=True)
     raise typer.Exit(1 if report.findings else 0)
+
+
+def _artifact(model: str | None, checkpoint: str | None) -> str:
+    """The file that findings are about: the network's, or the checkpoint; '' for an importable module."""
+    file = (model or "").rpartition(":")[0] or model or checkpoint or ""
+    return Path(file).as_posix() if Path(file).is_file() else checkpoint or ""
+
+
+def _apart(out: Path | None, *others: Path | str | None) -> None:
+    """Nothing, if the report does not go where something else is or will be.
+
+    Raises:
+        InputError: It does.
+    """
+    for other in others:
+        if out is not None and other is not None and out.resolve() == Path(other).resolve():
+            raise InputError(
+                f"expected --out to name a file of its own, came {out}, which is needed for something else"
+            )
 
 
 def _codes(text: str) -> tuple[str, ...]:

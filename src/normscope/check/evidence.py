@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,61 +15,25 @@ from normscope.check import gap as gaps
 from normscope.check.doubled import blends
 from normscope.check.inputs import kernel_error, unpadded
 from normscope.check.offsets import layers_of
-from normscope.check.state import NormState, of_model
+from normscope.check.small import Examples
 from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
 from normscope.model.attach import before_forward, on_module
-from normscope.model.batch import Batch
 from normscope.model.find import NormLayer, canonical_name, find
 from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
 from normscope.surgery.forward import as_batch, run, score
 from normscope.surgery.pools import pool_size, pooled
-from normscope.surgery.population import Population, Sample, biased, choosing
+from normscope.surgery.population import Population, Sample, biased, choosing, write
 from normscope.surgery.recalibrate import measurable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from torch.optim import Optimizer
-
-    from normscope.model.spec import Score
+    from normscope.check.state import NormState
+    from normscope.check.subject import Subject
     from normscope.records import GapSplit
-    from normscope.surgery.forward import Forward
     from normscope.surgery.population import Choose
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What was given to be checked.
-
-    Attributes:
-        norms: The layers as numbers.
-        model: The live network; None for a checkpoint alone.
-        batches: Training batches, as the loader gave them.
-        held_out: Labelled batches for the loss; the training batches where none were given.
-        serving: Batches from where the network is used.
-        sizes: Size of every batch of one epoch, as far as the loader tells.
-        loss: (output, target) -> scalar; None where the data have no targets.
-        optimizer: The user's optimizer.
-        step: Runs one training step of the user's loop.
-        forward: (model, batch) -> output.
-        gap_forwards: Bound on the passes of the gap split.
-        metric: (output, target) -> number, shown before and after fixes.
-    """
-
-    norms: tuple[NormState, ...]
-    model: nn.Module | None = None
-    batches: tuple[Any, ...] = ()
-    held_out: tuple[Any, ...] = ()
-    serving: tuple[Any, ...] = ()
-    sizes: tuple[int, ...] = ()
-    loss: Score | None = None
-    optimizer: Optimizer | None = None
-    step: Callable[[], object] | None = None
-    forward: Forward | None = None
-    gap_forwards: int | None = None
-    metric: Score | None = None
 
 
 @dataclass
@@ -102,8 +66,16 @@ class Evidence:
 
     @property
     def batch(self) -> int:
-        """The size of a training batch: the first one's."""
-        return len(as_batch(self.subject.batches[0])) if self.subject.forward is None else self.subject.sizes[0]
+        """The size of a training batch: the first one's; as the first layer sees it where batches are of any form."""
+        if self.subject.forward is None:
+            return len(as_batch(self.subject.batches[0]))
+        seen = [call.shape[0] for norm in self.norms[:1] for call in self.trace.of(norm.name)[:1]]
+        return self.subject.sizes[0] if self.subject.sizes[0] > 1 else max([1, *seen])
+
+    def rows(self, name: str) -> int:
+        """Rows that a layer is fed for each example: more than 1 where positions were folded into the batch."""
+        call = next(iter(self.trace.of(name)), None)
+        return 1 if call is None else max(1, call.shape[0] // max(1, self.batch))
 
     @cached_property
     def dropouts(self) -> tuple[nn.Module, ...]:
@@ -156,6 +128,30 @@ class Evidence:
     def has_padding(self) -> bool:
         """Whether the inputs look like padded sequences."""
         return self.subject.forward is None and unpadded(self.subject.batches[0]) is not None
+
+    @contextmanager
+    def _by_population(self) -> Iterator[None]:
+        """The network in eval mode, its layers normalizing by population statistics."""
+        with torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model):
+            for layer in self.layers:
+                if layer.name in self.population:
+                    write(layer.module, *_pair(self.population[layer.name]))
+            yield
+
+    @cached_property
+    def examples(self) -> dict[str, Examples]:
+        """Each layer's inputs example by example, behind population statistics; one pooled forward."""
+        found: dict[str, Examples] = {}
+
+        def seen(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
+            found.setdefault(layer.name, Examples.of(x))
+
+        first = next(pooled(self.subject.batches, self.pool_size))[0]
+        _ = self.population  # before the buffers are exchanged
+        with self._by_population(), before_forward(self.layers, seen):
+            run(self.model, first, self.subject.forward)
+        self.forwards += 1
+        return found
 
     @cached_property
     def per_batch(self) -> tuple[dict[str, list[Sample]], ...]:
@@ -231,15 +227,11 @@ class Evidence:
     @cached_property
     def losses(self) -> Losses:
         """Loss of every held-out batch in eval mode, in train mode without dropout, and with population statistics."""
-        known = {name: _pair(sample) for name, sample in self.population.items()}
+        deployed, by_batch = self._losses(), self._losses(biased)
+        with self._by_population():
+            return Losses(deployed, by_batch, self._losses())
 
-        def population(layer: NormLayer, _sample: Sample) -> tuple[Tensor, Tensor] | None:
-            return known.get(layer.name)
-
-        deployed = self._losses(None)
-        return Losses(deployed, self._losses(biased), self._losses(population))
-
-    def _losses(self, choose: Choose | None) -> tuple[float, ...]:
+    def _losses(self, choose: Choose | None = None) -> tuple[float, ...]:
         assert self.subject.loss is not None
         values = []
         held = torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model)
@@ -290,11 +282,3 @@ def _pair(sample: Sample) -> tuple[Tensor, Tensor]:
 
 def _labelled(raw: Any) -> bool:
     return as_batch(raw).target is not None
-
-
-def subject_of(model: nn.Module, **given: Any) -> Subject:
-    """A `Subject` of a live network."""
-    return Subject(of_model(model), model, **given)
-
-
-__all__ = ["Batch", "Evidence", "Losses", "Subject", "subject_of"]

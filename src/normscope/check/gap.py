@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normscope.check.offsets import DOUBLED, IMPOSSIBLE, SHIFT, STALE, Layer, layers_of, statistics
 from normscope.check.shapley import sampled_shapley, shapley, share
 from normscope.errors import InputError
-from normscope.model.preserve import mode, preserved, preserved_rng
+from normscope.model.preserve import mode, preserved_buffers, preserved_rng, seed_all
 from normscope.records import GapSplit, Share
 from normscope.surgery.forward import Forward, score
 from normscope.surgery.population import Population, Sample, choosing
@@ -86,7 +86,7 @@ class Losses:
             return used
 
         values = []
-        held = torch.no_grad(), preserved(self._model), mode(self._model, training=False)
+        held = torch.no_grad(), preserved_buffers(self._model), mode(self._model, training=False)
         with held[0], held[1], held[2], choosing([x.layer for x in self._layers], choose):
             for module in self._dropouts:
                 module.training = not still
@@ -97,7 +97,7 @@ class Losses:
 
     def _one(self, raw: Any, seed: int) -> float:
         with preserved_rng():
-            torch.manual_seed(seed)
+            seed_all(seed)
             return score(self._model, raw, self._loss, self._forward)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from normscope.check.evidence import Subject
+    from normscope.check.subject import Subject
     from normscope.model.spec import Score
     from normscope.records import Finding
 

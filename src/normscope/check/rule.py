@@ -65,7 +65,7 @@ class Rule:
             layer,
             message,
             tuple((name.replace("_", " "), None if value is None else float(value)) for name, value in numbers.items()),
-            self.why,
+            f"{self.why} Seen as: {'; '.join(self.quotes)}." if self.quotes else self.why,
             self.fix,
             bool(self.repair),
             self.style,

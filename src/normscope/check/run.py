@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normscope.check.evidence import Evidence, Subject
-from normscope.check.plan import forwards_of
+from normscope.check.clock import seconds, trials
+from normscope.check.evidence import Evidence
+from normscope.check.plan import passes_of
 from normscope.check.repair import repair, repair_forwards, repairs_for
 from normscope.check.rule import HOW, chosen
-from normscope.check.state import of_checkpoint, of_model
+from normscope.check.state import halves_of, of_checkpoint, of_model
+from normscope.check.subject import Subject
 from normscope.errors import InputError, NormscopeError
 from normscope.model.batch import Batch
 from normscope.model.preserve import preserved
 from normscope.model.spec import default_loss, raised
 from normscope.records import CheckReport
+from normscope.report import words
 from normscope.surgery.forward import as_batch
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ def check(
         select: Codes of rules, or prefixes; all by default.
         ignore: Codes or prefixes left out.
         max_forwards: Bound on the forward passes of the gap's split.
-        announce: Told, before the work, how many forward passes it will take.
+        announce: Told before the work how many forward passes it will take, and after the first how long in all.
 
     Raises:
         InputError: No batch norm, no data in the loader, a code that is no rule.
@@ -121,7 +124,7 @@ def gathered(
             raise InputError(
                 "expected a checkpoint with keys such as 'bn1.running_mean', found none: it has no batch norm"
             )
-        return Subject(norms)
+        return Subject(norms, notes=halves_of(model))
     norms = of_model(model)
     if not norms and not isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         from normscope.model.find import find
@@ -214,9 +217,14 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
     live = subject.model if isinstance(subject.model, nn.Module) else nn.Module()
     with preserved(live, subject.optimizer):
         wants_gap = bool(subject.batches) and subject.loss is not None and any(one.code == "BN003" for one in active)
-        planned = forwards_of(evidence, active, gap=wants_gap)
-        if announce is not None and planned:
-            announce(f"{planned} forward passes")
+        passes = passes_of(evidence, active, gap=wants_gap)
+        planned = passes.total + evidence.forwards
+        if announce is not None and passes.total:
+            planned += trials(evidence, passes)
+            beside = ", beside your training steps" if subject.step is not None else ""
+            announce(f"{planned} forward passes{beside}")
+            left = seconds(evidence, passes)
+            announce(f"about {words.duration(time.perf_counter() - start + left)}")
         found = tuple(itertools.chain.from_iterable(one.look(evidence) for one in active))
         splits = wants_gap and all(map(math.isfinite, evidence.losses.by_batch))
         gap = evidence.gap if splits else None
@@ -241,10 +249,10 @@ def examine(subject: Subject, rules: tuple[Rule, ...], announce: Callable[[str],
 
 def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.model is None:
-        return ()
+        return subject.notes
     from normscope.model.find import find
 
-    return tuple(
+    return subject.notes + tuple(
         f"not looked into: {part.name or 'the network'}, {part.reason}" for part in find(subject.model).unsupported
     )
 

@@ -81,6 +81,17 @@ def of_model(model: nn.Module) -> tuple[NormState, ...]:
     )
 
 
+def halves_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Layers of a state_dict with one of running_mean and running_var and not the other."""
+    pairs = {"running_mean": "running_var", "running_var": "running_mean"}
+    split = (key.rpartition(".") for key in state)
+    return tuple(
+        f"not looked into: {canonical_name(stem)}, has {last} without {pairs[last]}"
+        for stem, dot, last in split
+        if last in pairs and f"{stem}{dot}{pairs[last]}" not in state
+    )
+
+
 def of_checkpoint(state: Mapping[str, Tensor]) -> tuple[NormState, ...]:
     """The layers in a state_dict: every prefix with a one-dimensional running_mean and running_var of one length."""
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,9 @@ def read_state(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise SpecError(f"expected a checkpoint at {path}, no such file")
     try:
-        state = _read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's protocol: what matters comes as an exception
+            state = _read(path)
     except Exception as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise SpecError(
@@ -68,7 +71,9 @@ def load_checkpoint(model: nn.Module, path: str) -> None:
         SpecError: Unreadable, would run code, or keys that do not fit.
     """
     state, own = read_state(path), {unwrapped(key): (key, value) for key, value in model.state_dict().items()}
-    missing, extra = sorted(own.keys() - state.keys() - {"n_averaged"}), sorted(state.keys() - own.keys())
+    # Checkpoints older than the counter, or from elsewhere, lack it; the network's own then stays as made.
+    counters = {key for key in own if key.rpartition(".")[2] in ("n_averaged", "num_batches_tracked")}
+    missing, extra = sorted(own.keys() - state.keys() - counters), sorted(state.keys() - own.keys())
     wrong = [key for key in own.keys() & state.keys() if own[key][1].shape != state[key].shape]
     if missing or extra or wrong:
         parts = [

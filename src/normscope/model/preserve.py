@@ -40,6 +40,13 @@ def preserved_rng() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def seed_all(seed: int) -> None:
+    """Seed torch's generators, as torch.manual_seed does, which formats a traceback wherever CUDA was not started."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
 def preserved_buffers(model: nn.Module) -> Iterator[None]:
     """Put every buffer (running statistics, num_batches_tracked, ...) back on leaving: same tensors, same values.

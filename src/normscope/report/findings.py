@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from normscope.bibliography import WORKS
 from normscope.records import Figure, Mark, Series
 from normscope.report import words
 from normscope.report.page import plot
 from normscope.report.template import fill
+from normscope.report.waterfall import waterfall
 
 if TYPE_CHECKING:
     from normscope.bibliography import Work
@@ -47,6 +49,17 @@ def headline(report: CheckReport) -> str:
     return f"{' and '.join(parts)} found by {_many(len(report.ran), 'rule')}"
 
 
+def skipped(report: CheckReport) -> tuple[tuple[str, str], ...]:
+    """The rules that did not run, those with one reason together: ('BN002, BN006', 'needs training data: ...')."""
+    reasons: dict[str, list[str]] = {}
+    for code, reason in report.skipped:
+        reasons.setdefault(reason, []).append(code)
+    return tuple(
+        (", ".join(codes), reason.replace("needs", "need", 1) if len(codes) > 1 else reason)
+        for reason, codes in reasons.items()
+    )
+
+
 def _many(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
 
@@ -59,14 +72,15 @@ def as_text(report: CheckReport) -> str:
         lines += [f"{group.code} {group.title}{mark}"]
         lines += [f"  {finding.layer or 'network'}: {finding.message}" for finding in group.findings]
         fix = "safe with --fix" if group.findings[0].safe else "by hand"
-        lines += [f"  why: {group.findings[0].why}", f"  fix ({fix}): {group.findings[0].fix}", ""]
+        lines += [f"  why: {group.findings[0].why}", f"  fix ({fix}): {group.findings[0].fix}"]
+        lines += [*(f"  source: {work}" for work in group.works), ""]
     if report.gap is not None:
         lines += [*_gap_lines(report.gap), ""]
     for fixed in report.fixes:
         lines.append(
             f"fix {fixed.name} for {', '.join(fixed.codes)}: {_outcome(fixed.before, fixed.after)} {fixed.note}"
         )
-    lines += [f"not run: {code}, it {reason}" for code, reason in report.skipped]
+    lines += [f"not run: {codes} {reason}" for codes, reason in skipped(report)]
     lines += [f"note: {note}" for note in report.notes]
     passes = f"; {report.forwards} forward passes, {words.duration(report.seconds)}" if report.forwards else ""
     return "\n".join([*lines, f"{headline(report)}{passes}"])
@@ -93,8 +107,13 @@ def _interval(share: Share) -> str:
     return "" if share.low is None or share.high is None else f"  [{share.low:.2g}, {share.high:.2g}]"
 
 
-def as_sarif(report: CheckReport) -> str:
-    """SARIF 2.1.0: layers are logical locations; a matter of style is a note, all else a warning."""
+def as_sarif(report: CheckReport, artifact: str = "") -> str:
+    """SARIF 2.1.0: layers are logical locations; a matter of style is a note, all else a warning.
+
+    Args:
+        report: The record.
+        artifact: The file of the network or the checkpoint, where code hosts place findings.
+    """
     listed = groups(report)
     rules = [
         {
@@ -109,40 +128,22 @@ def as_sarif(report: CheckReport) -> str:
     body = {
         "version": "2.1.0",
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "runs": [{"tool": {"driver": driver}, "results": [_result(f) for f in report.findings]}],
+        "runs": [{"tool": {"driver": driver}, "results": [_result(f, artifact) for f in report.findings]}],
     }
     return json.dumps(body, indent=1, ensure_ascii=False)
 
 
-def _result(finding: Finding) -> dict[str, Any]:
+def _result(finding: Finding, artifact: str) -> dict[str, Any]:
+    place: dict[str, Any] = {"logicalLocations": [{"fullyQualifiedName": finding.layer or "network", "kind": "module"}]}
+    if artifact:
+        place["physicalLocation"] = {"artifactLocation": {"uri": quote(artifact)}, "region": {"startLine": 1}}
     return {
         "ruleId": finding.code,
         "level": "note" if finding.style else "warning",
         "message": {"text": f"{finding.layer or 'network'}: {finding.message}"},
-        "locations": [{"logicalLocations": [{"fullyQualifiedName": finding.layer or "network", "kind": "module"}]}],
+        "locations": [place],
         "properties": {name: words.finite(value) for name, value in finding.numbers},
     }
-
-
-def waterfall(gap: GapSplit) -> Figure | None:
-    """From the loss in train mode to the loss in eval mode, one step for each cause; None without finite numbers."""
-    if gap.evaluation is None and not gap.causes:
-        return None
-    names, ends, lows, highs = ["train mode"], [gap.train], [gap.train], [gap.train]
-    at = gap.train
-    for share in gap.causes:
-        names.append(share.name)
-        lows.append(min(at, at + share.value))
-        highs.append(max(at, at + share.value))
-        at += share.value
-        ends.append(at)
-    names.append("eval mode")
-    ends.append(at)
-    lows.append(at)
-    highs.append(at)
-    steps = Series("loss", "interval", tuple(names), tuple(ends), tuple(lows), tuple(highs))
-    text = "Each bar reaches from the loss before a cause is switched to its eval state to the loss after, the dot."
-    return Figure("From train mode to eval mode, cause by cause", text, "cause", "loss", (steps,))
 
 
 def by_layer(gap: GapSplit) -> Figure | None:
@@ -164,8 +165,15 @@ def by_layer(gap: GapSplit) -> Figure | None:
 
 def render_check(report: CheckReport) -> str:
     """`report` as one self-contained HTML page."""
-    figures = [] if report.gap is None else [waterfall(report.gap), by_layer(report.gap)]
-    plots: list[Plot] = [plot(figure, f"gap-{at}", _MOST) for at, figure in enumerate(figures) if figure is not None]
+    figure = None if report.gap is None else by_layer(report.gap)
+    plots: list[Plot] = [] if figure is None else [plot(figure, "gap-layers", _MOST)]
     return fill(
-        "check.html.j2", report=report, headline=headline(report), groups=groups(report), plots=plots, most=_MOST
+        "check.html.j2",
+        report=report,
+        headline=headline(report),
+        groups=groups(report),
+        steps=() if report.gap is None else waterfall(report.gap),
+        plots=plots,
+        skipped=skipped(report),
+        most=_MOST,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,9 +14,6 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from normscope.errors import UnsupportedError
 from normscope.model.find import Unsupported, find
 from normscope.surgery.change import Change, Surgery, own, swap
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _Linear = _ConvNd | nn.Linear
 # Headroom over the rounding error of the layers themselves that a folded layer may show.
@@ -28,8 +25,8 @@ def fold(model: nn.Module, *, inplace: bool = False) -> Surgery:
 
     weight' = weight * gamma / sqrt(running_var + eps); bias' = beta + (bias - running_mean) * gamma / sqrt(...), in
     float64. Train and eval mode of the result agree: the statistics are constants now. Each folded layer is run beside
-    the pair that it replaces, on data of its own, before it is put in. The pairs are found by torch.fx where the
-    network traces, else inside nn.Sequential.
+    the pair that it replaces, on data of its own, before it is put in. The pairs are found by torch.fx, in the network
+    or, where its forward does not trace, in the largest parts whose forwards do, and inside nn.Sequential.
 
     Returns:
         The network, with Identity where batch norm was; what was not folded, by name and with the reason.
@@ -67,12 +64,38 @@ def pairs_of(model: nn.Module) -> dict[str, str]:
     return _pairs(model)[0]
 
 
-def _pairs(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
-    """Batch norm -> linear layer that alone feeds it, and batch norm -> why not, by name."""
+def _pairs(model: nn.Module, prefix: str = "") -> tuple[dict[str, str], dict[str, str]]:
+    """Batch norm -> linear layer that alone feeds it, and batch norm -> why not, by name behind `prefix`."""
     try:
         graph = _Tracer().trace(model)
     except Exception:
-        return dict(_in_sequence(model)), {}
+        return _in_parts(model, prefix)
+    pairs, reasons = _in_graph(model, graph)
+    return {prefix + norm: prefix + linear for norm, linear in pairs.items()}, {
+        prefix + norm: reason for norm, reason in reasons.items()
+    }
+
+
+def _in_parts(model: nn.Module, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The same of a module whose forward does not trace."""
+    pairs: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    children = list(model.named_children())
+    for name, child in children:
+        if isinstance(child, _BatchNorm):
+            reasons[prefix + name] = f"torch.fx cannot trace the forward of {type(model).__name__}, which calls it"
+        elif any(True for _ in child.children()):
+            found, why = _pairs(child, f"{prefix}{name}.")
+            pairs, reasons = pairs | found, reasons | why
+    if isinstance(model, nn.Sequential):
+        for (first, before), (second, after) in itertools.pairwise(children):
+            if isinstance(before, _ConvNd | nn.Linear) and isinstance(after, _BatchNorm):
+                pairs[prefix + second] = prefix + first
+                reasons.pop(prefix + second)
+    return pairs, reasons
+
+
+def _in_graph(model: nn.Module, graph: fx.Graph) -> tuple[dict[str, str], dict[str, str]]:
     pairs: dict[str, str] = {}
     reasons: dict[str, str] = {}
     modules = dict(model.named_modules())
@@ -108,16 +131,6 @@ def _why_not_fed(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     if isinstance(reader, _ConvNd) and any(p != 0 for p in reader.padding):
         return f"stands before {after[0].target}, which pads with zeros: folding forward would change the border"
     return "no convolution or linear layer feeds it directly"
-
-
-def _in_sequence(model: nn.Module) -> Iterator[tuple[str, str]]:
-    for prefix, module in model.named_modules():
-        if isinstance(module, nn.Sequential):
-            children = list(module.named_children())
-            for (first, before), (second, after) in itertools.pairwise(children):
-                if isinstance(before, _ConvNd | nn.Linear) and isinstance(after, _BatchNorm):
-                    stem = f"{prefix}." if prefix else ""
-                    yield f"{stem}{second}", f"{stem}{first}"
 
 
 def _unsafe(
