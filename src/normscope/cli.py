@@ -18,7 +18,6 @@ from normscope.errors import InputError, NormscopeError
 if TYPE_CHECKING:
     from normscope.records import Study
     from normscope.why.claim import Plan, Task
-    from normscope.why.run import Progress as Step
 
 app = typer.Typer(
     help="See, on your own network, why batch norm works and what it does wrong.",
@@ -84,43 +83,36 @@ def why(
 
 def _why(options: object, *, as_json: bool, open_page: bool) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from normscope import records, report
     from normscope.why import study as studies
+    from normscope.why.progress import Display, minutes
 
     assert isinstance(options, studies.Options)
     console = Console(stderr=True, highlight=False)
-    bar = Progress(
-        TextColumn("{task.description:40.40}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
-    )
+    display = Display(console)
 
     def begin(task: Task, plan: Plan, seconds: float, kept: int) -> None:
-        console.print(f"{task.describe}\n{task.data}")
+        console.print(f"{task.describe}\n{task.data}", soft_wrap=True)
         for note in task.notes:
-            console.print(f"note: {note}", markup=False)
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
         console.print(
-            f"{len(plan.seeds)} seeds, about {_minutes(seconds)} on {options.jobs} workers"
+            f"{len(plan.seeds)} seeds, about {minutes(seconds)} on {options.jobs} workers"
             + (f"; {kept} runs are there already" if kept else "")
         )
-        bar.start()
-
-    shown = bar.add_task("starting", total=None)
-
-    def tell(progress: Step) -> None:
-        bar.update(shown, completed=progress.done, total=progress.total, description=progress.label)
+        display.begin()
 
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        record = studies.study(options, begin, tell)
+        record = studies.study(options, begin, display.tell)
     except KeyboardInterrupt:
-        bar.stop()
+        display.end()
         kept = len(list((options.out / "runs").glob("*.json")))
         raise InputError(
             f"stopped; {kept} finished runs are kept in {options.out / 'runs'}: the same command goes on from there"
         ) from None
     finally:
-        bar.stop()
+        display.end()
     text = records.to_json(record)
     records.write_atomic(options.out / "run.json", text)
     page = options.out / "page.html"
@@ -138,10 +130,6 @@ def _interrupt(_signal: int, _frame: object) -> None:
     """Ctrl-C: the pool's own threads, which lose their work in mid-air, have nothing to say about it."""
     threading.excepthook = lambda _args: None
     raise KeyboardInterrupt
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _table(record: Study) -> None:
@@ -165,6 +153,21 @@ def report(
 
     page = pages.report(record, out, figures)
     typer.echo(f"page: {page}")
+
+
+@app.command()
+def claim(
+    key: Annotated[
+        str | None, typer.Argument(help="Its key, for example same-range; without it, all are listed.")
+    ] = None,
+) -> None:
+    """Say what a claim states before it runs: arms, statistic, smallest effect of interest, what would refute it."""
+    from normscope.why import registry
+
+    if key is None:
+        typer.echo("\n".join(f"{name:34s} {registry.claim(name).title}" for name in registry.KEYS))
+    else:
+        typer.echo(registry.claim(key).statement)
 
 
 register(app)

@@ -28,7 +28,7 @@ _FEWEST = 3
 T = TypeVar("T")
 R = TypeVar("R")
 # Files on which no run's numbers depend.
-_ELSEWHERE = ("cli.py", "calibrate.py")
+_ELSEWHERE = ("cli.py", "calibrate.py", "progress.py")
 # Packages whose version changes numbers.
 _PACKAGES = ("torch", "numpy", "scipy")
 
