@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -103,8 +103,13 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
         display.begin()
 
     signal.signal(signal.SIGINT, _interrupt)
+    threading.excepthook = _of_a_thread
+    page = options.out / "page.html"
     try:
         record = studies.study(options, begin, display.tell)
+        text = records.to_json(record)
+        records.write_atomic(options.out / "run.json", text)
+        records.write_atomic(page, report.render_study(record, studies.side_by_side(options.jobs)))
     except KeyboardInterrupt:
         display.end()
         kept = len(list((options.out / "runs").glob("*.json")))
@@ -113,10 +118,6 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
         ) from None
     finally:
         display.end()
-    text = records.to_json(record)
-    records.write_atomic(options.out / "run.json", text)
-    page = options.out / "page.html"
-    records.write_atomic(page, report.render_study(record, studies.side_by_side(options.jobs)))
     if as_json:
         typer.echo(text)
     else:
@@ -130,6 +131,12 @@ def _interrupt(_signal: int, _frame: object) -> None:
     """Ctrl-C: the pool's own threads, which lose their work in mid-air, have nothing to say about it."""
     threading.excepthook = lambda _args: None
     raise KeyboardInterrupt
+
+
+def _of_a_thread(args: threading.ExceptHookArgs) -> None:
+    """The pool's own thread stumbles over work that an error has just taken away from it, and would say so."""
+    if not (args.thread and args.thread.name == "ExecutorManagerThread" and args.exc_type is KeyError):
+        threading.__excepthook__(args)
 
 
 def _table(record: Study) -> None:
@@ -176,7 +183,17 @@ register(app)
 def main() -> None:
     """Run the command line; what a person can mend is one line and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except NormscopeError as error:
         typer.echo(f"normscope: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        said: Any = error  # click's errors, of which some releases of typer have copies
+        if type(error).__name__ == "NoArgsIsHelpError":
+            said.show()
+        elif hasattr(error, "format_message"):
+            typer.echo(f"normscope: {said.format_message().rstrip('.')}; see --help", err=True)
+        else:
+            raise
+        sys.exit(2)
+    sys.exit(code)
