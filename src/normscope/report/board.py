@@ -34,8 +34,14 @@ class Section:
     parts: tuple[Part, ...]
 
 
-def render_measurements(measurements: Sequence[Measurement], title: str) -> str:
-    """`measurements` as one HTML page under 2 MB: for each probe and quantity a figure and a table of its layers."""
+def render_measurements(measurements: Sequence[Measurement], title: str, notes: Sequence[str] = ()) -> str:
+    """`measurements` as one HTML page under 2 MB: for each probe and quantity a figure and a table of its layers.
+
+    Args:
+        measurements: In any order.
+        title: Of the page.
+        notes: What a reader must know: what was not run, what could not be seen.
+    """
     found = measured.sorted_out(measurements)
     text = ""
     for most in (400, 160, 40):
@@ -44,7 +50,7 @@ def render_measurements(measurements: Sequence[Measurement], title: str) -> str:
             for row, (probe, quantities) in enumerate(found.items())
         ]
         summary = _summary(measurements)
-        text = fill("measurements.html.j2", title=title, summary=summary, sections=sections, most=most)
+        text = fill("measurements.html.j2", title=title, summary=summary, notes=notes, sections=sections, most=most)
         if len(text.encode()) < LIMIT:
             break
     return text
