@@ -172,7 +172,7 @@ def study(
         versions=versions(task),
         verdicts=verdicts,
         runs=runs,
-        notes=task.notes,
+        notes=(*task.notes, *_caveat(plan)),
         seconds=time.monotonic() - start,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
@@ -183,6 +183,15 @@ def side_by_side(workers: int) -> Callable[[Callable[[T], R], list[T]], list[R]]
     from joblib import Parallel, delayed
 
     return lambda work, items: list(Parallel(n_jobs=workers)(delayed(work)(item) for item in items))
+
+
+def _caveat(plan: Plan) -> tuple[str, ...]:
+    """What a reader of a rough look must know."""
+    usual = _SEEDS["standard"]
+    if len(plan.seeds) >= usual:
+        return ()
+    rough = f"a rough look, from {len(plan.seeds)} seeds: intervals are wide"
+    return (f"{rough}, and what stays open here may be decided by more (--effort standard takes {usual})",)
 
 
 def _settings(options: Options, plan: Plan, task: Task) -> dict[str, object]:
