@@ -50,7 +50,8 @@ class Display:
         part = int(_PARTS * step.done / step.total) if step.total else _PARTS
         if part > self._said:
             self._said = part
-            self._console.print(f"{10 * part} % done, {step.runs} runs, {self._left(step)}")
+            runs = f"{step.runs} run{'' if step.runs == 1 else 's'}"
+            self._console.print(f"{10 * part} % done, {runs}, {self._left(step)}")
 
     def _left(self, step: Step) -> str:
         moved = step.done - (self._first or 0.0)
