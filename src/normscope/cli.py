@@ -141,11 +141,22 @@ def _of_a_thread(args: threading.ExceptHookArgs) -> None:
 
 def _table(record: Study) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("claim", "verdict", "effect, 95 % interval", title=record.question)
+    from normscope.report import answer, words
+
+    table = Table(
+        Column("claim", min_width=21, overflow="fold"),
+        "verdict",
+        "effect [95 % interval]",
+        "of what",
+        title=record.question,
+    )
     for verdict in record.verdicts:
-        table.add_row(verdict.claim, verdict.outcome, verdict.summary)
+        effect, regimes = verdict.effect, answer.regimes(verdict)
+        number = f"{words.estimate(effect)} {words.interval(effect)}" if effect else ""
+        what = words.typeset(effect.name if effect else verdict.summary)
+        table.add_row(verdict.claim, verdict.outcome + (f": {regimes}" if regimes else ""), number, what)
     Console(highlight=False).print(table, markup=False)
 
 

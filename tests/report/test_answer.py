@@ -28,7 +28,7 @@ def test_each_outcome_is_one_sentence_in_the_order_of_strength():
     assert [(part.outcome, part.lead) for part in found] == [
         ("supported", "One holds"),
         ("refuted", "Two are refuted"),
-        ("inconclusive", "One stays open, since intervals are wide"),
+        ("inconclusive", "One stays open, since the intervals do not decide"),
     ]
     assert [number for number, _ in found[1].verdicts] == [2, 4]
 
@@ -42,8 +42,8 @@ def test_the_answer_follows_the_verdicts_and_nothing_else(study):
     ("outcomes", "said", "lead"),
     [
         (("supported", "refuted", "inconclusive"), "supported in 1, refuted in 1 of 3 regimes", "since regimes differ"),
-        (("inconclusive", "inconclusive"), "open in both regimes", "since intervals are wide"),
-        (("inconclusive",), "", "since intervals are wide"),
+        (("inconclusive", "inconclusive"), "open in both regimes", "since the intervals do not decide"),
+        (("inconclusive",), "", "since the intervals do not decide"),
     ],
 )
 def test_what_stays_open_says_why(outcomes, said, lead):

@@ -18,7 +18,7 @@ _LEADS = {
     "not applicable": ("One does not apply here", "{count} do not apply here"),
 }
 # Why a claim stays open.
-_WHYS = (", since regimes differ", ", since intervals are wide")
+_WHYS = (", since regimes differ", ", since the intervals do not decide")
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
