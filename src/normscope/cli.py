@@ -142,22 +142,18 @@ def _of_a_thread(args: threading.ExceptHookArgs) -> None:
 def _table(record: Study) -> None:
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     from normscope.report import answer, words
 
-    table = Table(
-        Column("claim", min_width=21, overflow="fold"),
-        "verdict",
-        "effect [95 % interval]",
-        "of what",
-        title=record.question,
-    )
+    table = Table(Column("claim", width=32), "verdict", "effect [95 % interval]", title=record.question)
     for verdict in record.verdicts:
         effect, regimes = verdict.effect, answer.regimes(verdict)
         number = f"{words.estimate(effect)} {words.interval(effect)}" if effect else ""
-        what = words.typeset(effect.name if effect else verdict.summary)
-        table.add_row(verdict.claim, verdict.outcome + (f": {regimes}" if regimes else ""), number, what)
-    Console(highlight=False).print(table, markup=False)
+        of = Text(words.typeset(effect.name if effect else verdict.summary), style="dim")
+        name = Text(verdict.claim).append("\n").append(of)
+        table.add_row(name, Text(verdict.outcome + (f": {regimes}" if regimes else "")), Text(number))
+    Console(highlight=False).print(table)
 
 
 @app.command()
