@@ -26,7 +26,7 @@ def test_a_slice_is_a_table_and_printed_it_is_text():
     lines = repr(TABLE).splitlines()
     assert lines[0].split() == ["step", "probe", "layer", "quantity", "value", "expected", "unit"]
     assert lines[1].split() == ["0", "drift", "bn1", "distance", "0.5", "0.1", "deviations"]
-    assert lines[4:] == ["not run: coupling: needs loss=", "not seen: the network: 1 call(s)"]
+    assert lines[4:] == ["not run: coupling (needs loss=)", "not seen: the network: 1 call(s)"]
     assert "... 940 more rows" in repr(Table(ROWS[:1] * 1000))
 
 
@@ -63,5 +63,5 @@ def test_page():
     page = TABLE.to_html("My network")
     assert "My network" in page
     assert "bn1" in page
-    assert "Not run: coupling: needs loss=." in page
+    assert "Not run: coupling (needs loss=)" in page
     assert "Not seen: the network: 1 call(s)" in page

@@ -65,7 +65,9 @@ class Table:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was not measured and what could not be seen, a line each."""
-        not_run = tuple(f"not run: {probe}: {why}" for probe, why in self.not_run.items())
+        reasons = dict.fromkeys(self.not_run.values())
+        probes = {why: ", ".join(probe for probe, other in self.not_run.items() if other == why) for why in reasons}
+        not_run = tuple(f"not run: {names} ({why})" for why, names in probes.items())
         return (*not_run, *(f"not seen: {part}" for part in self.unsupported))
 
     def select(self, **wanted: object) -> Table:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from normscope.bibliography import cite
 from normscope.report import measured, words
+from normscope.report.glossary import PROBES, Entry
 from normscope.report.page import LIMIT, plot
 from normscope.report.template import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from normscope.bibliography import Work
     from normscope.records import Measurement
     from normscope.report.measured import Quantity
     from normscope.report.page import Plot
@@ -31,6 +34,8 @@ class Section:
     """One probe's part of the page."""
 
     probe: str
+    says: str
+    works: tuple[Work, ...]
     parts: tuple[Part, ...]
 
 
@@ -46,7 +51,7 @@ def render_measurements(measurements: Sequence[Measurement], title: str, notes: 
     text = ""
     for most in (400, 160, 40):
         sections = [
-            Section(probe, tuple(_part(f"fig-{row}-{place}", item, most) for place, item in enumerate(quantities)))
+            _section(probe, tuple(_part(f"fig-{row}-{place}", item, most) for place, item in enumerate(quantities)))
             for row, (probe, quantities) in enumerate(found.items())
         ]
         summary = _summary(measurements)
@@ -54,6 +59,11 @@ def render_measurements(measurements: Sequence[Measurement], title: str, notes: 
         if len(text.encode()) < LIMIT:
             break
     return text
+
+
+def _section(probe: str, parts: tuple[Part, ...]) -> Section:
+    entry = PROBES.get(probe, Entry("", ()))
+    return Section(probe, entry.says, tuple(cite(key) for key in entry.works), parts)
 
 
 def _part(name: str, quantity: Quantity, most: int) -> Part:
