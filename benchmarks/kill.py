@@ -2,10 +2,10 @@
 
     python benchmarks/kill.py --kills 20
 
-Sends SIGKILL to the whole process group at seeded random instants, looks at every file after each, and lets the last
-attempt finish. A first command, left alone, says how long the whole work takes. Each attempt is killed at an instant
-between .5 s after its start and the end of what is left of that work; an attempt that finishes before its instant
-begins the work anew in an empty folder, so that every kill is one in the middle of something.
+Sends SIGKILL to the whole process group, looks at every file after each, and lets the last attempt finish. A first
+command, left alone, says how many runs there are. Each attempt is killed a moment (.1 to 1.5 s) after some run of those
+that are left has arrived, any of them with equal chance, or a moment after its start, so that kills fall inside of
+the work on a machine of any speed. Where all runs are there the command is let finish and an empty folder begins.
 """
 
 from __future__ import annotations
@@ -36,24 +36,25 @@ def main() -> int:
         code = first.finish()
         seconds, runs = time.monotonic() - start, len(first.look())
         print(f"left alone: {seconds:.0f} s, {runs} runs, exit code {code}", flush=True)
-        kills, wrong, place = 0, [0, 0], Attempts(Path(tempfile.mkdtemp(dir=parent)), options.effort)
+        kills, places = 0, [Attempts(Path(tempfile.mkdtemp(dir=parent)), options.effort)]
         while kills < options.kills:
+            place = places[-1]
             before = len(place.kept)
-            # What comes after the last run (the page) is a part of the work too.
-            left = 0.15 + 0.85 * (1 - before / max(1, runs))
-            instant = draw.uniform(0.5, max(4.0, left * seconds))
-            killed = place.kill_after(instant)
-            found = place.look()
-            state = f"killed after {instant:4.1f} s" if killed else "finished before its kill"
-            kept = f"{len(found)} of {runs} runs kept ({len(found) - before} new)"
-            print(f"{kills + killed:3d} {state}: {kept}", flush=True)
-            kills += killed
-            if not killed:
-                wrong = [a + b for a, b in zip(wrong, (place.lost, place.half), strict=True)]
-                place = Attempts(Path(tempfile.mkdtemp(dir=parent)), options.effort)
-        code = place.finish() or code
-        place.look()
-        lost, half = (a + b for a, b in zip(wrong, (place.lost, place.half), strict=True))
+            arrived, moment = draw.randint(before, runs), draw.uniform(0.1, 1.5)
+            killed = before < runs and place.kill_after(arrived, moment)
+            if killed:
+                kills += 1
+                found = len(place.look())
+                kept = f"{found} of {runs} runs kept ({found - before} new)"
+                print(f"{kills:3d} killed {moment:.1f} s after run {arrived} was there: {kept}", flush=True)
+                continue
+            code = place.finish() or code
+            place.look()
+            print(f"    let finish with {before} runs there: exit code {code}", flush=True)
+            places.append(Attempts(Path(tempfile.mkdtemp(dir=parent)), options.effort))
+        code = places[-1].finish() or code
+        places[-1].look()
+        lost, half = sum(place.lost for place in places), sum(place.half for place in places)
         print(f"last attempt left with {code}; {lost} finished runs lost or done twice, {half} half files")
     return 1 if lost or half or code else 0
 
@@ -77,15 +78,22 @@ class Attempts:
         return subprocess.Popen(self._command, stdout=silent, stderr=silent, start_new_session=True)
 
     def finish(self) -> int:
-        """Run the command to its end; its exit code."""
-        return self._start().wait()
+        """Run the command to its end; its exit code. What a kill left aside must be gone then."""
+        code = self._start().wait()
+        self.half += len(list(self._folder.rglob(".*")))
+        return code
 
-    def kill_after(self, seconds: float) -> bool:
-        """Start the command and kill it and all of its workers; False where it had finished."""
+    def kill_after(self, arrived: int, moment: float) -> bool:
+        """Start the command; kill it and all of its workers `moment` seconds after so many runs are there.
+
+        False where it had finished by then.
+        """
         process = self._start()
-        deadline = time.monotonic() + seconds
+        while process.poll() is None and sum(1 for _ in self._folder.glob("runs/*.json")) < arrived:
+            time.sleep(0.02)
+        deadline = time.monotonic() + moment
         while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.02)
         if process.poll() is not None:
             return False
         os.killpg(process.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from normscope.records.figure import Figure as Figure
 from normscope.records.figure import Mark as Mark
 from normscope.records.figure import Measurement as Measurement
 from normscope.records.figure import Series as Series
+from normscope.records.file import sweep as sweep
 from normscope.records.file import write_atomic as write_atomic
 from normscope.records.study import Effect as Effect
 from normscope.records.study import Outcome as Outcome

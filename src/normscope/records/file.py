@@ -36,3 +36,9 @@ def write_atomic(path: Path, text: str | bytes) -> None:
     finally:
         if aside is not None:
             Path(aside).unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what a killed command was about to write to the files in `folder` that are called `name`, a pattern."""
+    for aside in folder.glob(f".{name}.*"):
+        aside.unlink(missing_ok=True)

@@ -151,6 +151,8 @@ def study(
     claims = [claim for claim in asked if not reasons[claim.key]]
     plan = fit_budget(options, task, claims)
     work = run.Study(task, plan, claims, Store(options.out / "runs", salt(task)))
+    for name in ("run.json", "page.html"):
+        records.sweep(options.out, name)
     work.todo()
     begin(task, plan, run.wall(work.left(), options.jobs), len(work.finished))
     work.run(options.jobs, tell)
