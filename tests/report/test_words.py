@@ -109,3 +109,4 @@ def test_an_end_that_is_not_the_null_does_not_read_as_if_it_were():
     effect = Effect("fall", -0.071, -0.142, -0.0012, 0.03, 0.0, "of accuracy", (-0.07,), (0,))
     assert words.interval(effect) == "[−0.142, −0.001]"
     assert words.estimate(effect) == "−0.071 of accuracy"
+    assert words.interval(Effect("fall", -0.166, -0.3318, 0.0002, 0.03, 0.0, "", (0.1,), (0,))) == "[−0.33, 0.00]"

@@ -61,15 +61,13 @@ def _decimals(effect: Effect) -> int | None:
     low, high = finite(effect.low), finite(effect.high)
     if low is None or high is None or high <= low or (effect.unit in _RATIOS and high > 4 * low):
         return None
-    least = max(0, 1 - math.floor(math.log10(high - low)))
+    least = min(6, max(0, 1 - math.floor(math.log10(high - low))))
     null = finite(effect.null) or 0.0
+    if low <= null <= high:
+        return least
     # An end that is not the null does not read as if it were.
-    plain = (places for places in range(least, 6) if all(_apart(end, null, places) for end in (low, high)))
-    return next(plain, min(6, least))
-
-
-def _apart(end: float, null: float, places: int) -> bool:
-    return end == null or round(end, places) != round(null, places)
+    near = min(low, high, key=lambda end: abs(end - null))
+    return next((places for places in range(least, 7) if round(near, places) != round(null, places)), least)
 
 
 def with_unit(text: str, unit: str) -> str:
