@@ -96,10 +96,10 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
         console.print(f"{task.describe}\n{task.data}", soft_wrap=True)
         for note in task.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
-        console.print(
-            f"{len(plan.seeds)} seeds, about {minutes(seconds)} on {options.jobs} workers"
-            + (f"; {kept} runs are there already" if kept else "")
-        )
+        asked, seeds = len(studies.plan_of(options).seeds), f"{len(plan.seeds)} seeds"
+        seeds += f" of {asked}, as the budget allows" if len(plan.seeds) < asked else ""
+        there = f"; {kept} runs are there already" if kept else ""
+        console.print(f"{seeds}, about {minutes(seconds)} on {options.jobs} workers{there}")
         display.begin()
 
     signal.signal(signal.SIGINT, _interrupt)
