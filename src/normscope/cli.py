@@ -89,13 +89,13 @@ def _why(options: object, *, as_json: bool, open_page: bool) -> None:
     from normscope.why.progress import Display, minutes
 
     assert isinstance(options, studies.Options)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     display = Display(console)
 
     def begin(task: Task, plan: Plan, seconds: float, kept: int) -> None:
         console.print(f"{task.describe}\n{task.data}", soft_wrap=True)
         for note in task.notes:
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
+            console.print(f"note: {note}", soft_wrap=True)
         asked, seeds = len(studies.plan_of(options).seeds), f"{len(plan.seeds)} seeds"
         seeds += f" of {asked}, as the budget allows" if len(plan.seeds) < asked else ""
         there = f"; {kept} runs are there already" if kept else ""
@@ -153,7 +153,7 @@ def _table(record: Study) -> None:
         of = Text(words.typeset(effect.name if effect else verdict.summary), style="dim")
         name = Text(verdict.claim).append("\n").append(of)
         table.add_row(name, Text(verdict.outcome + (f": {regimes}" if regimes else "")), Text(number))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
 
 
 @app.command()

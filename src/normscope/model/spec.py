@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import random
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -115,9 +117,16 @@ def call_factory(path: str, what: str) -> Any:
         raise raised(error, f"{what} {path}") from error
 
 
+def _seed(seed: int) -> None:
+    """Seed what a factory may draw from, so that it gives the same in every process."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (the generator that a user's code draws from)
+    torch.manual_seed(seed)
+
+
 def load_model(spec: Spec, seed: int = 0) -> nn.Module:
     """A fresh network from the factory, initialized under `seed`, on the CPU, the checkpoint's weights loaded."""
-    torch.manual_seed(seed)
+    _seed(seed)
     model = call_factory(spec.model, "--model")
     if not isinstance(model, nn.Module):
         raise SpecError(f"expected --model {spec.model} to return a torch.nn.Module, came {type(model).__name__}")
@@ -128,7 +137,7 @@ def load_model(spec: Spec, seed: int = 0) -> nn.Module:
 
 def load_data(spec: Spec) -> tuple[Examples, Examples | None]:
     """(training examples, held-out examples or None) from the factory, at most `LIMIT` of each."""
-    torch.manual_seed(0)
+    _seed(0)
     data = call_factory(spec.data, "--data")
     if isinstance(data, Mapping) and "train" in data:
         test = next((data[key] for key in ("test", "val", "valid", "validation") if key in data), None)
@@ -146,7 +155,7 @@ def load_shifted(spec: Spec) -> Examples | None:
     """The shifted examples, or None where none were named."""
     if spec.shifted is None:
         return None
-    torch.manual_seed(0)
+    _seed(0)
     data = call_factory(spec.shifted, "--shifted-data")
     labelled = True
     loader = _loader(data)

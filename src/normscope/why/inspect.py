@@ -74,7 +74,12 @@ def _own(task: Task, spec: Spec) -> Task:
     loss, metric = specs.load_loss(spec, train.target), specs.load_metric(spec, train.target)
     first = train.take(torch.arange(min(batch, len(train))))
     hidden = _first_forward(model, found, first, loss)
-    notes = tuple(f"{part.name or 'the network'}: {part.reason}" for part in (*found.unsupported, *hidden))
+    notes = tuple(
+        f"only the first {specs.LIMIT} examples of the {name} data are used"
+        for name, part in (("training", train), ("held-out", held), ("shifted", shifted))
+        if part is not None and len(part) >= specs.LIMIT
+    )
+    notes += tuple(f"{part.name or 'the network'}: {part.reason}" for part in (*found.unsupported, *hidden))
     dataclasses.replace(found, unsupported=(*found.unsupported, *hidden)).require()
     scores = _score(model, first, metric, loss)
     with preserved(model), mode(model, training=False), torch.no_grad():
