@@ -32,7 +32,9 @@ class Display:
             console=console,
         )
         self._shown = self._bar.add_task("starting", total=None)
-        self._start, self._first, self._said = 0.0, None, 0  # type: tuple[float, float | None, int]
+        self._start, self._said = 0.0, 0
+        # Done before this command ran anything; known once it says so.
+        self._first: float | None = None
 
     def begin(self) -> None:
         """The runs are about to start."""
