@@ -214,3 +214,15 @@ def test_a_claim_says_what_it_states_before_it_runs(monkeypatch, capsys):
             cli.main()
         assert not left.value.code
         assert expected in capsys.readouterr().out
+
+
+def test_a_ctrl_c_before_anything_runs_is_one_line_too(monkeypatch, capsys):
+    def interrupted(_options, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_why", interrupted)
+    monkeypatch.setattr(sys, "argv", ["normscope", "why"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("normscope: stopped")

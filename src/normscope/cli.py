@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 
 Effort = Literal["quick", "standard", "thorough"]
+# What typer returns for a Ctrl-C that nobody below has answered.
+_STOPPED = 130
 
 
 @app.callback()
@@ -202,5 +204,8 @@ def main() -> None:
             typer.echo(f"normscope: {said.format_message().rstrip('.')}; see --help", err=True)
         else:
             raise
+        sys.exit(2)
+    if code == _STOPPED:
+        typer.echo("normscope: stopped, with nothing half-written; the same command begins again", err=True)
         sys.exit(2)
     sys.exit(code)
