@@ -1,6 +1,6 @@
 """Claim: no claim's protocol is wrong more often than 5 %, and effects of interest are found.
 
-    python benchmarks/error_rates.py --cases 300 --pool 24 --out benchmarks/results/error_rates.json
+    python benchmarks/error_rates.py --cases 1500 --pool 32 --out benchmarks/results/error_rates.json
 
 Every claim's whole protocol, choice of learning rates included, on null and planted cases put together from a pool of
 real, independently seeded trainings. The pool is kept under --keep, so that an interrupted command goes on.
@@ -67,8 +67,8 @@ with torch {torch} on {processor}. The same command takes a `--claims` list, and
 def main() -> int:
     """Measure, print the table, write the JSON; 1 where a bound is above 5 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=300)
-    parser.add_argument("--pool", type=int, default=24)
+    parser.add_argument("--cases", type=int, default=1500)
+    parser.add_argument("--pool", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--claims", default="")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -63,6 +63,32 @@ def ragged():
 
 def unlabelled():
     return [torch.randn(8, 5)]
+
+def leaves():
+    raise SystemExit("no licence")
+
+def with_nan_weights():
+    model = make_model()
+    model[0].weight.data[0, 0] = float("nan")
+    return model
+
+class Functional(nn.Linear):
+    def forward(self, x):
+        return nn.functional.batch_norm(super().forward(x), None, None, training=True)
+
+def functional():
+    return Functional(5, 3)
+
+def late_class():
+    x, y = torch.randn(128, 5), torch.randint(3, (128,))
+    y[100] = 9
+    return loader(x, y)
+
+def other_held_out():
+    return make_data(), loader(torch.randn(64, 6), torch.randint(3, (64,)))
+
+def more_classes_held_out():
+    return make_data(), loader(torch.randn(64, 5), torch.arange(64) % 5)
 """
 
 _CASES = [
@@ -81,6 +107,12 @@ _CASES = [
     (["--model", "task.py:make_model", "--data", "task.py:unlabelled"], "came a bare tensor"),
     (["--model", "task.py:small", "--data", "task.py:make_data"], "check the number of classes"),
     (["--model", "task.py:make_model", "--data", "task.py:make_data", "--device", "cuda:7"], "expected --device"),
+    (["--model", "task.py:leaves", "--data", "task.py:make_data"], "raised SystemExit: no licence"),
+    (["--model", "task.py:with_nan_weights", "--data", "task.py:make_data"], "expected a finite loss"),
+    (["--model", "task.py:functional", "--data", "task.py:make_data"], "call(s) of functional batch norm"),
+    (["--model", "task.py:make_model", "--data", "task.py:late_class"], "of the training data: Target 9"),
+    (["--model", "task.py:make_model", "--data", "task.py:other_held_out"], "[16, 6] of the held-out data"),
+    (["--model", "task.py:make_model", "--data", "task.py:more_classes_held_out"], "of the held-out data: Target"),
     (["--model", "task.py:make_model"], "--model and --data together"),
     (["--claims", "same-rnage"], "did you mean 'same-range'"),
     (["--out", "/proc/nothing"], "name another"),
@@ -152,3 +184,45 @@ def test_help_names_every_command(tmp_path):
     assert done.returncode == 0
     assert "why" in done.stdout
     assert "report" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["why", "--effort", "fast"], "'fast' is not one of"),
+        (["why", "--seeds", "1"], "--seeds"),
+        (["why", "--frobnicate"], "No such option: --frobnicate; see --help"),
+        (["report"], "Missing argument"),
+        (["claim", "same-rnage"], "did you mean 'same-range'"),
+    ],
+)
+def test_wrong_options_are_one_line_too(words, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["normscope", *words])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error.startswith("normscope: ")
+    assert expected.lower() in error.lower()
+    assert error.count("\n") == 1
+
+
+def test_a_claim_says_what_it_states_before_it_runs(monkeypatch, capsys):
+    for words, expected in ([], "same-range"), (["same-range"], "Refuted by: an interval below 0"):
+        monkeypatch.setattr(sys, "argv", ["normscope", "claim", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert not left.value.code
+        assert expected in capsys.readouterr().out
+
+
+def test_a_ctrl_c_before_anything_runs_is_one_line_too(monkeypatch, capsys):
+    def interrupted(_options, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_why", interrupted)
+    monkeypatch.setattr(sys, "argv", ["normscope", "why"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("normscope: stopped")

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,6 @@ from normscope.errors import InputError, NormscopeError
 if TYPE_CHECKING:
     from normscope.records import Study
     from normscope.why.claim import Plan, Task
-    from normscope.why.run import Progress as Step
 
 app = typer.Typer(
     help="See, on your own network, why batch norm works and what it does wrong.",
@@ -28,6 +27,8 @@ app = typer.Typer(
 )
 
 Effort = Literal["quick", "standard", "thorough"]
+# What typer returns for a Ctrl-C that nobody below has answered.
+_STOPPED = 130
 
 
 @app.callback()
@@ -84,47 +85,41 @@ def why(
 
 def _why(options: object, *, as_json: bool, open_page: bool) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from normscope import records, report
     from normscope.why import study as studies
+    from normscope.why.progress import Display, minutes
 
     assert isinstance(options, studies.Options)
-    console = Console(stderr=True, highlight=False)
-    bar = Progress(
-        TextColumn("{task.description:40.40}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
-    )
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    display = Display(console)
 
     def begin(task: Task, plan: Plan, seconds: float, kept: int) -> None:
-        console.print(f"{task.describe}\n{task.data}")
+        console.print(f"{task.describe}\n{task.data}", soft_wrap=True)
         for note in task.notes:
-            console.print(f"note: {note}", markup=False)
-        console.print(
-            f"{len(plan.seeds)} seeds, about {_minutes(seconds)} on {options.jobs} workers"
-            + (f"; {kept} runs are there already" if kept else "")
-        )
-        bar.start()
-
-    shown = bar.add_task("starting", total=None)
-
-    def tell(progress: Step) -> None:
-        bar.update(shown, completed=progress.done, total=progress.total, description=progress.label)
+            console.print(f"note: {note}", soft_wrap=True)
+        asked, seeds = len(studies.plan_of(options).seeds), f"{len(plan.seeds)} seeds"
+        seeds += f" of {asked}, as the budget allows" if len(plan.seeds) < asked else ""
+        there = f"; {kept} runs are there already" if kept else ""
+        console.print(f"{seeds}, about {minutes(seconds)} on {options.jobs} workers{there}")
+        display.begin()
 
     signal.signal(signal.SIGINT, _interrupt)
+    threading.excepthook = _of_a_thread
+    page = options.out / "page.html"
     try:
-        record = studies.study(options, begin, tell)
+        record = studies.study(options, begin, display.tell)
+        text = records.to_json(record)
+        records.write_atomic(options.out / "run.json", text)
+        records.write_atomic(page, report.render_study(record, studies.side_by_side(options.jobs)))
     except KeyboardInterrupt:
-        bar.stop()
+        display.end()
         kept = len(list((options.out / "runs").glob("*.json")))
         raise InputError(
             f"stopped; {kept} finished runs are kept in {options.out / 'runs'}: the same command goes on from there"
         ) from None
     finally:
-        bar.stop()
-    text = records.to_json(record)
-    records.write_atomic(options.out / "run.json", text)
-    page = options.out / "page.html"
-    records.write_atomic(page, report.render_study(record, studies.side_by_side(options.jobs)))
+        display.end()
     if as_json:
         typer.echo(text)
     else:
@@ -140,18 +135,27 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def _of_a_thread(args: threading.ExceptHookArgs) -> None:
+    """The pool's own thread stumbles over work that an error has just taken away from it, and would say so."""
+    if not (args.thread and args.thread.name == "ExecutorManagerThread" and args.exc_type is KeyError):
+        threading.__excepthook__(args)
 
 
 def _table(record: Study) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table("claim", "verdict", "effect, 95 % interval", title=record.question)
+    from normscope.report import answer, words
+
+    table = Table(Column("claim", width=32), "verdict", "effect [95 % interval]", title=record.question)
     for verdict in record.verdicts:
-        table.add_row(verdict.claim, verdict.outcome, verdict.summary)
-    Console(highlight=False).print(table, markup=False)
+        effect, regimes = verdict.effect, answer.regimes(verdict)
+        number = f"{words.estimate(effect)} {words.interval(effect)}" if effect else ""
+        of = Text(words.typeset(effect.name if effect else verdict.summary), style="dim")
+        name = Text(verdict.claim).append("\n").append(of)
+        table.add_row(name, Text(verdict.outcome + (f": {regimes}" if regimes else "")), Text(number))
+    Console(highlight=False, emoji=False).print(table)
 
 
 @app.command()
@@ -167,13 +171,41 @@ def report(
     typer.echo(f"page: {page}")
 
 
+@app.command()
+def claim(
+    key: Annotated[
+        str | None, typer.Argument(help="Its key, for example same-range; without it, all are listed.")
+    ] = None,
+) -> None:
+    """Say what a claim states before it runs: arms, statistic, smallest effect of interest, what would refute it."""
+    from normscope.why import registry
+
+    if key is None:
+        typer.echo("\n".join(f"{name:34s} {registry.claim(name).title}" for name in registry.KEYS))
+    else:
+        typer.echo(registry.claim(key).statement)
+
+
 register(app)
 
 
 def main() -> None:
     """Run the command line; what a person can mend is one line and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except NormscopeError as error:
         typer.echo(f"normscope: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        said: Any = error  # click's errors, of which some releases of typer have copies
+        if type(error).__name__ == "NoArgsIsHelpError":
+            said.show()
+        elif hasattr(error, "format_message"):
+            typer.echo(f"normscope: {said.format_message().rstrip('.')}; see --help", err=True)
+        else:
+            raise
+        sys.exit(2)
+    if code == _STOPPED:
+        typer.echo("normscope: stopped, with nothing half-written; the same command begins again", err=True)
+        sys.exit(2)
+    sys.exit(code)

@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_what_was_there(task, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = shutil.copy(task / "stale.pt", task / "copy.pt")
-    monkeypatch.setattr("normscope.records.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     done = run(
         "check",
         f"{task}/task.py:model",

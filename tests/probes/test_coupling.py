@@ -81,3 +81,14 @@ def test_measurements(task):
     rows = measurements(coupling_of_noise(task.model, task.loss), "noise", 2)
     assert len(rows) == 12
     assert rows[0].quantity == "distance of the input means after noise below"
+
+
+def test_an_embedding_is_left_out():
+    """Its input are indices: they have no moments, and no step below moves them."""
+    torch.manual_seed(0)
+    first, embedding, head = nn.Linear(4, 8), nn.Embedding(10, 8), nn.Linear(8, 2)
+    model = nn.ModuleList([first, embedding, head])
+    x, index = torch.randn(16, 4), torch.arange(16) % 10
+    found = coupling_of_noise(model, lambda: head((first(x) + embedding(index)).relu()).square().mean())
+    assert list(found) == ["2"]
+    assert found["2"].representation > 0

@@ -21,6 +21,15 @@ def test_rows():
     assert TABLE[0]["value"] == 0.5
 
 
+def test_a_slice_is_a_table_and_printed_it_is_text():
+    assert [row["layer"] for row in TABLE[1:]] == ["bn2", ""]
+    lines = repr(TABLE).splitlines()
+    assert lines[0].split() == ["step", "probe", "layer", "quantity", "value", "expected", "unit"]
+    assert lines[1].split() == ["0", "drift", "bn1", "distance", "0.5", "0.1", "deviations"]
+    assert lines[4:] == ["not run: coupling (needs loss=)", "not seen: the network: 1 call(s)"]
+    assert "... 940 more rows" in repr(Table(ROWS[:1] * 1000))
+
+
 def test_select():
     assert [row["layer"] for row in TABLE.select(probe="drift")] == ["bn1", "bn2"]
     assert TABLE.select(probe="drift", layer="bn2").not_run == TABLE.not_run
@@ -54,3 +63,5 @@ def test_page():
     page = TABLE.to_html("My network")
     assert "My network" in page
     assert "bn1" in page
+    assert "Not run: coupling (needs loss=)" in page
+    assert "Not seen: the network: 1 call(s)" in page

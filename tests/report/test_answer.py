@@ -1,6 +1,8 @@
 import dataclasses
 
-from normscope.records import Study, Verdict
+import pytest
+
+from normscope.records import Regime, Study, Verdict
 from normscope.report import answer
 
 
@@ -26,7 +28,7 @@ def test_each_outcome_is_one_sentence_in_the_order_of_strength():
     assert [(part.outcome, part.lead) for part in found] == [
         ("supported", "One holds"),
         ("refuted", "Two are refuted"),
-        ("inconclusive", "One stays open"),
+        ("inconclusive", "One stays open, since the intervals do not decide"),
     ]
     assert [number for number, _ in found[1].verdicts] == [2, 4]
 
@@ -34,3 +36,24 @@ def test_each_outcome_is_one_sentence_in_the_order_of_strength():
 def test_the_answer_follows_the_verdicts_and_nothing_else(study):
     changed = dataclasses.replace(study, question="other", command="other", runs=())
     assert answer.parts(changed) == answer.parts(study)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said", "lead"),
+    [
+        (("supported", "refuted", "inconclusive"), "supported in 1, refuted in 1 of 3 regimes", "since regimes differ"),
+        (("inconclusive", "inconclusive"), "open in both regimes", "since the intervals do not decide"),
+        (("inconclusive",), "", "since the intervals do not decide"),
+    ],
+)
+def test_what_stays_open_says_why(outcomes, said, lead):
+    regimes = tuple(Regime(f"regime {place}", outcome, None) for place, outcome in enumerate(outcomes))
+    verdict = Verdict("c", "t", "", "inconclusive", "", regimes=regimes)
+    assert answer.regimes(verdict) == said
+    study = dataclasses.replace(made(), verdicts=(verdict,))
+    assert [part.lead for part in answer.parts(study)] == [f"One stays open, {lead}"]
+
+
+def test_a_decided_claim_needs_no_reason():
+    regimes = (Regime("a", "supported", None), Regime("b", "supported", None))
+    assert answer.regimes(Verdict("c", "t", "", "supported", "", regimes=regimes)) == ""

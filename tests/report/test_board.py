@@ -1,5 +1,10 @@
+import html
+
+from normscope.bibliography import cite
+from normscope.probes import catalog
 from normscope.records import Measurement
 from normscope.report import render_measurements
+from normscope.report.glossary import PROBES
 from normscope.report.measured import figure, sorted_out
 from normscope.report.page import LIMIT
 
@@ -43,3 +48,11 @@ def test_a_deep_network_at_every_step_stays_under_two_megabytes():
 
 def test_no_measurement_at_all_is_still_a_page():
     assert "0 measurements" in render_measurements([], "Empty")
+
+
+def test_each_probe_of_a_loop_says_what_its_numbers_mean():
+    assert set(PROBES) == set(catalog.PROBES)
+    for probe, (says, keys) in PROBES.items():
+        page = render_measurements([Measurement(probe, "quantity", "bn1", 0, 1.0)], "One")
+        assert html.escape(says, quote=True).replace("&#x27;", "&#39;") in page
+        assert all(str(cite(key)).partition("(")[0].replace("&", "&amp;") in page for key in keys)

@@ -90,3 +90,23 @@ def test_the_family_rate_counts_the_decided_claims_only():
     assert "1 − 0.95⁵ = 23 %" in text
     assert "at most 5 %" in words.family(verdicts[:1])
     assert "No claim was decided" in words.family(verdicts[-1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("-.03 to .5 of it", "−0.03 to 0.5 of it"),
+        ("1.8 x [-1.3, 2.6]; 2 x.", "1.8× [−1.3, 2.6]; 2×."),
+        ("images of 8 x 8, H x W, torch 2.13.0, 1e-5, 3-8", "images of 8 x 8, H x W, torch 2.13.0, 1e-5, 3-8"),
+        ("55% of plain - batch norm", "55 % of plain − batch norm"),
+    ],
+)
+def test_numbers_are_set_as_a_printer_sets_them(text, printed):
+    assert words.typeset(text) == printed
+
+
+def test_an_end_that_is_not_the_null_does_not_read_as_if_it_were():
+    effect = Effect("fall", -0.071, -0.142, -0.0012, 0.03, 0.0, "of accuracy", (-0.07,), (0,))
+    assert words.interval(effect) == "[−0.142, −0.001]"
+    assert words.estimate(effect) == "−0.071 of accuracy"
+    assert words.interval(Effect("fall", -0.166, -0.3318, 0.0002, 0.03, 0.0, "", (0.1,), (0,))) == "[−0.33, 0.00]"

@@ -6,6 +6,7 @@ import textwrap
 import pytest
 
 from normscope.model.given import Spec
+from normscope.model.spec import load_data
 from normscope.ops import cpu
 from normscope.why import inspect, study
 from normscope.why.claim import Task
@@ -89,3 +90,22 @@ def test_embedded_networks_are_timed():
     assert set(task.step_seconds) == {"mlp2", "mlp6", "conv"}
     assert task.kernels == cpu.EXTENSION.identity
     assert "1797" in task.data
+
+
+def test_what_a_factory_draws_from_numpy_or_python_is_the_same_in_every_process(tmp_path):
+    file = tmp_path / "drawn.py"
+    file.write_text(
+        "import random\nimport numpy as np\nimport torch\nfrom torch import nn\n"
+        "def model():\n    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))\n"
+        "def data():\n    x = torch.from_numpy(np.random.randn(100, 5)).float()\n"
+        "    return [(x, torch.tensor([random.random() for _ in range(100)]))]\n"
+    )
+    spec = Spec(f"{file}:model", f"{file}:data")
+    once, again = (load_data(spec)[0].fingerprint() for _ in range(2))
+    assert once == again
+
+
+def test_a_reader_is_told_where_examples_were_left_out(look, monkeypatch):
+    monkeypatch.setattr("normscope.model.spec.LIMIT", 50)
+    task = look("table", "table_data")
+    assert task.notes == ("only the first 50 examples of the training data are used",)

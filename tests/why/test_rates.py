@@ -69,6 +69,18 @@ def test_where_no_rate_reaches_it_the_lowest_last_loss_decides_and_divergence_ne
     assert rates.best(OWN, PLAN, filed(OWN, PLAN, "own", curves), "own", BATCH_NORM) == 0.01
 
 
+def test_an_own_network_s_rate_is_not_chosen_by_one_last_look():
+    falling = [2.0, 1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.3, 3.0]
+
+    def curves(rate, _seed):
+        return curve(falling if rate == 0.1 else [2.0] * 11 + [1.0], [0.1] * 12)
+
+    assert rates.end_loss(OWN, curves(0.1, 100)) == 0.3
+    assert rates.end_loss(Task(), curves(0.1, 100)) == 3.0
+    assert rates.end_loss(OWN, curve([2.0, None], [0.1, 0.1])) == math.inf
+    assert rates.best(OWN, PLAN, filed(OWN, PLAN, "own", curves), "own", BATCH_NORM) == 0.1
+
+
 def test_there_is_no_best_rate_until_every_run_is_there():
     results = Results()
     jobs = rates.jobs(Task(), PLAN, "mlp6", [BATCH_NORM])

@@ -89,3 +89,21 @@ def test_a_training_repeats_itself_whatever_was_drawn_before():
         torch.equal(a, b)
         for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
     )
+
+
+def test_a_probe_uses_its_own_statistics_without_dropout_and_leaves_the_network_as_it_is():
+    one = members()
+    one.model[1].momentum = 1e-6  # running averages that say nothing yet
+    one.model.append(nn.Dropout(0.5))
+    one.model.train()
+    before = {name: value.clone() for name, value in one.model.state_dict().items()}
+    index, draws = torch.arange(20), torch.get_rng_state()
+    output = one.probed(index)
+    linear, norm, _, head, _ = one.model
+    hidden = linear(one.datas[0].train.take(index).args[0])
+    fresh = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + norm.eps).sqrt()
+    assert output.allclose(head(fresh.relu()), atol=1e-5)
+    assert not output.allclose(one.outputs("train", index)[0], atol=1e-2)
+    assert all(value.equal(before[name]) for name, value in one.model.state_dict().items())
+    assert all(module.training for module in one.model.modules())
+    assert torch.get_rng_state().equal(draws)

@@ -20,11 +20,12 @@ from normscope.check.steps import Step, watch_steps
 from normscope.check.trace import Trace, trace
 from normscope.model.attach import before_forward, on_module
 from normscope.model.find import NormLayer, canonical_name, find
+from normscope.model.population import place
 from normscope.model.preserve import mode, preserved, preserved_buffers
 from normscope.moments import Moments
 from normscope.surgery.forward import as_batch, run, score
 from normscope.surgery.pools import pool_size, pooled
-from normscope.surgery.population import Population, Sample, biased, choosing, write
+from normscope.surgery.population import Population, Sample, biased, choosing
 from normscope.surgery.recalibrate import measurable
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Evidence:
         with torch.no_grad(), mode(self.model, training=False), preserved_buffers(self.model):
             for layer in self.layers:
                 if layer.name in self.population:
-                    write(layer.module, *_pair(self.population[layer.name]))
+                    place(layer.module, *_pair(self.population[layer.name]))
             yield
 
     @cached_property

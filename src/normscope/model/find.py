@@ -124,7 +124,7 @@ def find(model: nn.Module) -> Found:
     hidden: list[Unsupported] = []
     for raw, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, torch.jit.ScriptModule):
-            if not any(canonical_name(raw).startswith(part.name + ".") for part in hidden):
+            if not any(not part.name or canonical_name(raw).startswith(part.name + ".") for part in hidden):
                 hidden.append(
                     Unsupported(canonical_name(raw), "a ScriptModule runs outside Python and cannot be probed")
                 )

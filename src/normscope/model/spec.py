@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import random
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -74,11 +76,11 @@ def _module(place: str, what: str) -> Any:
             f"{what}: no module named {error.name!r} on the path (looking for {place!r});"
             " run from the folder that holds it, or give 'file.py:name'"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise raised(error, f"{what}: importing {place}") from error
 
 
-def raised(error: Exception, doing: str) -> SpecError:
+def raised(error: BaseException, doing: str) -> SpecError:
     """A SpecError for an exception in the user's own code: one line, then the last frames that are the user's."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not {"normscope", "torch"} & set(Path(frame.filename).parts)][-3:]
@@ -111,13 +113,20 @@ def call_factory(path: str, what: str) -> Any:
         )
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise raised(error, f"{what} {path}") from error
+
+
+def _seed(seed: int) -> None:
+    """Seed what a factory may draw from, so that it gives the same in every process."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (the generator that a user's code draws from)
+    torch.manual_seed(seed)
 
 
 def load_model(spec: Spec, seed: int = 0) -> nn.Module:
     """A fresh network from the factory, initialized under `seed`, on the CPU, the checkpoint's weights loaded."""
-    torch.manual_seed(seed)
+    _seed(seed)
     model = call_factory(spec.model, "--model")
     if not isinstance(model, nn.Module):
         raise SpecError(f"expected --model {spec.model} to return a torch.nn.Module, came {type(model).__name__}")
@@ -128,7 +137,7 @@ def load_model(spec: Spec, seed: int = 0) -> nn.Module:
 
 def load_data(spec: Spec) -> tuple[Examples, Examples | None]:
     """(training examples, held-out examples or None) from the factory, at most `LIMIT` of each."""
-    torch.manual_seed(0)
+    _seed(0)
     data = call_factory(spec.data, "--data")
     if isinstance(data, Mapping) and "train" in data:
         test = next((data[key] for key in ("test", "val", "valid", "validation") if key in data), None)
@@ -146,7 +155,7 @@ def load_shifted(spec: Spec) -> Examples | None:
     """The shifted examples, or None where none were named."""
     if spec.shifted is None:
         return None
-    torch.manual_seed(0)
+    _seed(0)
     data = call_factory(spec.shifted, "--shifted-data")
     labelled = True
     loader = _loader(data)
@@ -214,11 +223,18 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_fit(model: nn.Module, batch: Batch, loss: Score) -> None:
-    """Run one forward and loss, in train mode, on a throw-away copy's worth of state; the caller preserves the model.
+def check_fit(model: nn.Module, batch: Batch, loss: Score, name: str = "the data") -> None:
+    """Run one forward and loss in the mode that the model is in; the caller preserves the model.
+
+    Args:
+        model: The network.
+        batch: Of `name`, with targets.
+        loss: The loss.
+        name: What the data are called.
 
     Raises:
-        SpecError: The network does not take the batch, or the loss does not take its output and the targets.
+        SpecError: The network does not take the batch, the loss does not take its output and the targets, or is not
+            finite.
     """
     shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in batch.leaves)
     try:
@@ -226,15 +242,20 @@ def check_fit(model: nn.Module, batch: Batch, loss: Score) -> None:
     except SpecError:
         raise
     except Exception as error:
-        raise raised(error, f"the network, given {shapes},") from error
+        raise raised(error, f"the network, given {shapes} of {name},") from error
     assert batch.target is not None
     try:
         value = loss(output, batch.target)
     except Exception as error:
         raise SpecError(
             f"the loss does not take an output of shape {list(output.shape)} with targets of shape"
-            f" {list(batch.target.shape)} and type {batch.target.dtype}: {str(error).splitlines()[0]};"
+            f" {list(batch.target.shape)} and type {batch.target.dtype} of {name}: {str(error).splitlines()[0]};"
             " check the number of classes, or give --loss"
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise SpecError("expected the loss to return one number as a tensor, so that it can be differentiated")
+    if not bool(value.isfinite()):
+        raise SpecError(
+            f"expected a finite loss of a batch of {name} before any training, came {float(value.detach())};"
+            " are there NaN among the weights of the network, or numbers too large in the data?"
+        )

@@ -111,11 +111,15 @@ def _in_order(order: Order, chosen: Sequence[Site]) -> list[Site]:
 
 
 def inputs_of(model: nn.Module, loss: Loss, sites: Sequence[Site]) -> tuple[float, dict[str, Tensor]]:
-    """The loss, and the input of each site at its first use, by name."""
+    """The loss, and the input of each site at its first use, by name.
+
+    Sites that take no activations are left out: the indices of an embedding have no moments, and nothing moves them.
+    """
     found: dict[str, Tensor] = {}
 
     def enter(layer: NormLayer, _module: nn.Module, x: Tensor) -> None:
-        found.setdefault(layer.name, x.detach().clone())
+        if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1:
+            found.setdefault(layer.name, x.detach().clone())
 
     with before_forward(modules_named(sites), enter):
         value = loss_of(model, loss)

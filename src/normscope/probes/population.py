@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from normscope.model.attach import before_forward, mode, replayable
+from normscope.model.attach import mode, replayable
 from normscope.model.find import NormLayer, find
+from normscope.model.population import normalized_by
 from normscope.probes.examples import ExampleMoments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from normscope.moments import Moments
     from normscope.probes.replay import Run
 
 
@@ -36,19 +36,12 @@ def population_mode(model: nn.Module, run: Run) -> Iterator[dict[str, ExampleMom
     layers = [layer for layer in find(model).require().layers if layer.kind != "frozen"]
     found: dict[str, ExampleMoments] = {}
 
-    def enter(layer: NormLayer, module: nn.Module, x: Tensor) -> None:
+    def own(layer: NormLayer, x: Tensor) -> tuple[Tensor, Tensor]:
         found[layer.name] = ExampleMoments.of(x)
-        _place(module, found[layer.name].moments(), x)
+        moments = found[layer.name].moments()
+        return moments.mean, moments.variance("biased")
 
     with replayable(model), mode(model, training=False), torch.no_grad():
-        with before_forward(layers, enter):
+        with normalized_by(layers, own):
             run()
         yield found
-
-
-def _place(module: nn.Module, moments: Moments, like: Tensor) -> None:
-    """Give `module` these running statistics, as new tensors: `preserved_buffers` puts the old ones back."""
-    held = module.running_mean if isinstance(module.running_mean, Tensor) else None
-    dtype = held.dtype if held is not None else torch.promote_types(like.dtype, torch.float32)
-    module._buffers["running_mean"] = moments.mean.to(dtype)
-    module._buffers["running_var"] = moments.variance("biased").to(dtype)

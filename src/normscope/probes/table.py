@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from normscope import records
 from normscope.errors import InputError
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+# Rows that are printed.
+_SHOWN = 60
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Table:
     """What was measured, what was not and why.
 
-    It is a sequence of rows, each a dict with the fields of `normscope.Measurement`.
+    It is a sequence of rows, each a dict with the fields of `normscope.Measurement`; a slice is a table. Printed, it is
+    lines of text.
 
     Attributes:
         measurements: In the order in which they were taken.
@@ -38,8 +42,33 @@ class Table:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (dataclasses.asdict(item) for item in self.measurements)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Table: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | Table:
+        if isinstance(index, slice):
+            return dataclasses.replace(self, measurements=self.measurements[index])
         return dataclasses.asdict(self.measurements[index])
+
+    def __repr__(self) -> str:
+        names = ("step", "probe", "layer", "quantity", "value", "expected", "unit")
+        rows = [names] + [tuple(_cell(getattr(m, name)) for name in names) for m in self.measurements[:_SHOWN]]
+        widths = [max(len(row[at]) for row in rows) for at in range(len(names))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        if len(self) > _SHOWN:
+            lines.append(f"... {len(self) - _SHOWN} more rows; select(...) takes some, to_pandas() all")
+        return "\n".join([*lines, *self.notes])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not measured and what could not be seen, a line each."""
+        reasons = dict.fromkeys(self.not_run.values())
+        probes = {why: ", ".join(probe for probe, other in self.not_run.items() if other == why) for why in reasons}
+        not_run = tuple(f"not run: {names} ({why})" for why, names in probes.items())
+        return (*not_run, *(f"not seen: {part}" for part in self.unsupported))
 
     def select(self, **wanted: object) -> Table:
         """The rows whose fields equal `wanted`, for example `select(probe="drift", layer="bn1")`.
@@ -87,4 +116,8 @@ class Table:
         """One self-contained page."""
         from normscope.report import render_measurements
 
-        return render_measurements(self.measurements, title)
+        return render_measurements(self.measurements, title, self.notes)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

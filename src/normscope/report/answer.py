@@ -17,12 +17,14 @@ _LEADS = {
     "by construction": ("One holds by construction", "{count} hold by construction"),
     "not applicable": ("One does not apply here", "{count} do not apply here"),
 }
+# Why a claim stays open.
+_WHYS = (", since regimes differ", ", since the intervals do not decide")
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One sentence of the answer: its opening words and the verdicts that it names."""
+    """One line of the answer: its opening words and the verdicts that it names."""
 
     outcome: str
     lead: str
@@ -47,15 +49,30 @@ def opening(study: Study) -> str:
 
 
 def parts(study: Study) -> list[Part]:
-    """The sentences after the first, one for each outcome that occurs, strongest first."""
+    """What comes after the first sentence, by outcome, strongest first; what stays open, by the reason why."""
     numbered = list(enumerate(study.verdicts, start=1))
     found = []
     for outcome, (one, many) in _LEADS.items():
-        group = tuple((index, item) for index, item in numbered if item.outcome == outcome)
-        if group:
-            lead = one if len(group) == 1 else many.format(count=_count(len(group)))
-            found.append(Part(outcome, lead, group))
+        for why in _WHYS if outcome == "inconclusive" else ("",):
+            group = tuple((at, item) for at, item in numbered if item.outcome == outcome and why in ("", _why(item)))
+            if group:
+                lead = one if len(group) == 1 else many.format(count=_count(len(group)))
+                found.append(Part(outcome, lead + why, group))
     return found
+
+
+def regimes(verdict: Verdict) -> str:
+    """What an inconclusive verdict's regimes say, in a few words; '' where there is nothing to add."""
+    outcomes = [regime.outcome for regime in verdict.regimes]
+    if verdict.outcome != "inconclusive" or len(outcomes) < 2:
+        return ""
+    said = [f"{word} in {outcomes.count(word)}" for word in words.DECIDED if word in outcomes]
+    every = "both" if len(outcomes) == 2 else f"all {len(outcomes)}"
+    return f"{', '.join(said)} of {len(outcomes)} regimes" if said else f"open in {every} regimes"
+
+
+def _why(verdict: Verdict) -> str:
+    return _WHYS[0] if len({regime.outcome for regime in verdict.regimes}) > 1 else _WHYS[1]
 
 
 def _count(number: int) -> str:

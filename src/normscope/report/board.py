@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from normscope.bibliography import cite
 from normscope.report import measured, words
+from normscope.report.glossary import PROBES, Entry
 from normscope.report.page import LIMIT, plot
 from normscope.report.template import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from normscope.bibliography import Work
     from normscope.records import Measurement
     from normscope.report.measured import Quantity
     from normscope.report.page import Plot
@@ -31,23 +34,36 @@ class Section:
     """One probe's part of the page."""
 
     probe: str
+    says: str
+    works: tuple[Work, ...]
     parts: tuple[Part, ...]
 
 
-def render_measurements(measurements: Sequence[Measurement], title: str) -> str:
-    """`measurements` as one HTML page under 2 MB: for each probe and quantity a figure and a table of its layers."""
+def render_measurements(measurements: Sequence[Measurement], title: str, notes: Sequence[str] = ()) -> str:
+    """`measurements` as one HTML page under 2 MB: for each probe and quantity a figure and a table of its layers.
+
+    Args:
+        measurements: In any order.
+        title: Of the page.
+        notes: What a reader must know: what was not run, what could not be seen.
+    """
     found = measured.sorted_out(measurements)
     text = ""
     for most in (400, 160, 40):
         sections = [
-            Section(probe, tuple(_part(f"fig-{row}-{place}", item, most) for place, item in enumerate(quantities)))
+            _section(probe, tuple(_part(f"fig-{row}-{place}", item, most) for place, item in enumerate(quantities)))
             for row, (probe, quantities) in enumerate(found.items())
         ]
         summary = _summary(measurements)
-        text = fill("measurements.html.j2", title=title, summary=summary, sections=sections, most=most)
+        text = fill("measurements.html.j2", title=title, summary=summary, notes=notes, sections=sections, most=most)
         if len(text.encode()) < LIMIT:
             break
     return text
+
+
+def _section(probe: str, parts: tuple[Part, ...]) -> Section:
+    entry = PROBES.get(probe, Entry("", ()))
+    return Section(probe, entry.says, tuple(cite(key) for key in entry.works), parts)
 
 
 def _part(name: str, quantity: Quantity, most: int) -> Part:

@@ -90,6 +90,7 @@ def _page(study: Study, sections: list[Section], most: int, room: int) -> str:
         sections=sections,
         opening=answer.opening(study),
         parts=answer.parts(study),
+        regimes=answer.regimes,
         family=words.family(study.verdicts),
         download=download(study, room),
         most=most,

@@ -57,11 +57,17 @@ def number(value: Any, decimals: int | None = None) -> str:
 
 
 def _decimals(effect: Effect) -> int | None:
-    """As many decimals as give the interval's width two significant digits; None for a ratio over a wide range."""
+    """Decimals for two significant digits of the interval's width, at least; None for a ratio over a wide range."""
     low, high = finite(effect.low), finite(effect.high)
     if low is None or high is None or high <= low or (effect.unit in _RATIOS and high > 4 * low):
         return None
-    return min(6, max(0, 1 - math.floor(math.log10(high - low))))
+    least = min(6, max(0, 1 - math.floor(math.log10(high - low))))
+    null = finite(effect.null) or 0.0
+    if low <= null <= high:
+        return least
+    # An end that is not the null does not read as if it were.
+    near = min(low, high, key=lambda end: abs(end - null))
+    return next((places for places in range(least, 7) if round(near, places) != round(null, places)), least)
 
 
 def with_unit(text: str, unit: str) -> str:
@@ -118,9 +124,17 @@ def moment(stamp: str) -> str:
     return when.strftime("%Y-%m-%d %H:%M %Z").strip()
 
 
+def typeset(text: str) -> str:
+    """Numbers of a sentence as a printer sets them: '-.5 x [.4, 55%]' becomes '−0.5× [0.4, 55 %]'."""
+    text = re.sub(r"(?<![\w.])(-?)\.(?=\d)", r"\g<1>0.", text)
+    text = re.sub(r"(?:(?<=[\s(\[])|^)-(?=\d)", "−", text).replace(" - ", " − ")
+    text = re.sub(r"(?<=\d) x(?=\s(?!\d)|[;,.)]|$)", "×", text)
+    return re.sub(r"(?<=\d)%", " %", text)
+
+
 def sentence(text: str) -> str:
-    """`text` with a capital first and a stop last."""
-    text = text.strip()
+    """`text`, typeset, with a capital first and a stop last."""
+    text = typeset(text.strip())
     stop = "" if not text or text[-1] in ".!?:…\"'”’)" else "."
     return text[:1].upper() + text[1:] + stop
 

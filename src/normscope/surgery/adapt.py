@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from normscope.errors import InputError
 from normscope.model.find import NormLayer, Unsupported, find
+from normscope.model.population import place
 from normscope.surgery.change import Change, Surgery, own
 from normscope.surgery.forward import Forward
 from normscope.surgery.mixed import Trait, give, take
-from normscope.surgery.population import Population, Sample, write
+from normscope.surgery.population import Population, Sample
 from normscope.surgery.recalibrate import measurable, require_finite, saved
 from normscope.surgery.statistics import hold_statistics
 
@@ -82,7 +83,7 @@ def adapt(
     revert = saved(layers)
     n = population.examples
     for layer in seen:
-        write(layer.module, *_mixed(layer, population.samples[layer.name], source_count, n))
+        place(layer.module, *_mixed(layer, population.samples[layer.name], source_count, n))
     changes = tuple(Change(layer.name, "source statistics", f"blended, {source_count:g} + {n}") for layer in seen)
     return Surgery(target, changes, found.unsupported + alone, revert)
 

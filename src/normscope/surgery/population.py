@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.model.attach import before_forward
 from normscope.model.find import NormLayer
+from normscope.model.population import normalized_by
 from normscope.model.preserve import mode, preserved_buffers, preserved_rng
 from normscope.moments import Moments
 from normscope.surgery.forward import Forward, as_batch, run
@@ -114,22 +114,12 @@ def choosing(layers: Iterable[NormLayer], choose: Choose, mask: Tensor | None = 
     The caller keeps the layers in eval mode and preserves the buffers.
     """
 
-    def incoming(layer: NormLayer, module: nn.Module, x: Tensor) -> None:
+    def statistics(layer: NormLayer, x: Tensor) -> tuple[Tensor, Tensor] | None:
         fits = mask is not None and x.shape[:1] + x.shape[2:] == mask.shape
-        chosen = choose(layer, Sample.of(x, mask if fits else None))
-        if chosen is not None:
-            write(module, *chosen)
+        return choose(layer, Sample.of(x, mask if fits else None))
 
-    with before_forward(tuple(layers), incoming):
+    with normalized_by(layers, statistics):
         yield
-
-
-def write(module: nn.Module, mean: Tensor, variance: Tensor) -> None:
-    """Copy statistics into the running buffers of `module`."""
-    buffers: Any = module
-    with torch.no_grad():
-        buffers.running_mean.copy_(mean)
-        buffers.running_var.copy_(variance)
 
 
 def biased(_layer: NormLayer, sample: Sample) -> tuple[Tensor, Tensor]:

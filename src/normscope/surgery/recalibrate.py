@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from normscope.errors import InputError
 from normscope.model.find import NormLayer, Unsupported, find
+from normscope.model.population import place
 from normscope.model.preserve import mode, preserved_buffers
 from normscope.model.spec import Score, default_loss
 from normscope.surgery.change import Change, Surgery, own
 from normscope.surgery.forward import Forward, as_batch, score
-from normscope.surgery.population import Mask, Population, Sample, write
+from normscope.surgery.population import Mask, Population, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -227,7 +228,7 @@ def _install(layer: NormLayer, sample: Sample, batches: int) -> LayerChange:
     live = deviation > 0
     moved = ((old_mean.double() - mean) / deviation)[live].square().mean().sqrt()
     scale = (0.5 * old_variance.double().log() - deviation.log())[live].square().mean().sqrt()
-    write(layer.module, mean, moments.variance("bessel" if float(moments.count) > 1 else "biased"))
+    place(layer.module, mean, moments.variance("bessel" if float(moments.count) > 1 else "biased"))
     tracked = getattr(layer.module, "num_batches_tracked", None)
     if isinstance(tracked, Tensor) and int(tracked) == 0:
         tracked.fill_(batches)

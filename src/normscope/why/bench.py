@@ -89,6 +89,18 @@ def score(members: Members, part: str, fn: specs.Score, index: Tensor | None = N
     ]
 
 
+def probe_losses(task: Task, members: Members, index: Tensor) -> list[float]:
+    """How far each member's training is: the loss of its training examples at `index`, dropout off.
+
+    A user's own network uses these examples' own statistics: early in training, and with small mini-batches, running
+    averages lag so far behind that they say more of the lag than of the training.
+    """
+    loss = loss_of(task, members.datas[0].train.target)
+    if not (task.own and isinstance(members, Single)):
+        return score(members, "train", loss, index)
+    return [float(loss(members.probed(index), members.datas[0].train.target[index]))]
+
+
 def norm_sites(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """(name, module) of every place where batch norm stands, or stood before it was removed, in forward order."""
     from normscope.model.find import kind_of

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from normscope.bibliography import cite
 from normscope.model.given import Spec
 from normscope.records import Verdict
 from normscope.why.arms import Arm
@@ -148,6 +149,12 @@ class Claim:
             ("Refuted by", self.refuted_by),
             ("Does not apply", self.not_when),
         )
+
+    @property
+    def statement(self) -> str:
+        """All of it as text, for a person who wants to read it before anything runs."""
+        lines = [self.title, "", f"Sentence: {self.sentence}", *(f"{name}: {text}" for name, text in self.protocol)]
+        return "\n".join([*lines, *(f"Source: {cite(key)}" for key in self.sources)])
 
     def verdict(self, **parts: object) -> Verdict:
         """A verdict of this claim: `parts` are the fields of the record that the results fill."""

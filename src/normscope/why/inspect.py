@@ -13,7 +13,7 @@ from torch import nn
 
 from normscope.errors import SpecError
 from normscope.model import spec as specs
-from normscope.model.attach import functional_calls, preserved
+from normscope.model.attach import functional_calls, mode, preserved
 from normscope.model.batch import Batch, Examples
 from normscope.model.find import Found, Unsupported, find
 from normscope.model.given import Spec
@@ -74,12 +74,18 @@ def _own(task: Task, spec: Spec) -> Task:
     loss, metric = specs.load_loss(spec, train.target), specs.load_metric(spec, train.target)
     first = train.take(torch.arange(min(batch, len(train))))
     hidden = _first_forward(model, found, first, loss)
-    notes = tuple(f"{part.name or 'the network'}: {part.reason}" for part in (*found.unsupported, *hidden))
-    found.require()
+    notes = tuple(
+        f"only the first {specs.LIMIT} examples of the {name} data are used"
+        for name, part in (("training", train), ("held-out", held), ("shifted", shifted))
+        if part is not None and len(part) >= specs.LIMIT
+    )
+    notes += tuple(f"{part.name or 'the network'}: {part.reason}" for part in (*found.unsupported, *hidden))
+    dataclasses.replace(found, unsupported=(*found.unsupported, *hidden)).require()
     scores = _score(model, first, metric, loss)
-    if shifted is not None:
-        with preserved(model):
-            specs.check_fit(model, _like(shifted, first), loss)
+    with preserved(model), mode(model, training=False), torch.no_grad():
+        for name, examples in (("training", train), ("held-out", held), ("shifted", shifted)):
+            if examples is not None:
+                specs.check_fit(model, _extremes(examples, first), loss, f"the {name} data")
     parameters = sum(value.numel() for value in model.parameters())
     integer = not train.target.is_floating_point()
     kind: Literal["classification", "regression"] = "classification" if integer else "regression"
@@ -144,11 +150,16 @@ def _score(model: nn.Module, batch: Batch, metric: specs.Score, loss: specs.Scor
         return value, float(loss(output, target))
 
 
-def _like(shifted: Examples, first: Batch) -> Batch:
-    part = shifted.take(torch.arange(min(len(shifted), len(first))))
-    assert first.target is not None
-    target = first.target[: len(part)] if part.target is None else part.target
-    return Batch(part.args, part.kwargs, target)
+def _extremes(examples: Examples, first: Batch) -> Batch:
+    """A batch that holds the smallest and the largest target, where a class that the network lacks would be."""
+    size = min(len(examples), len(first))
+    if examples.whole.target is None:
+        part = examples.take(torch.arange(size))
+        assert first.target is not None
+        return Batch(part.args, part.kwargs, first.target[:size])
+    values = examples.target.flatten(1).amax(1) if examples.target.dim() > 1 else examples.target
+    order = values.argsort()
+    return examples.take(torch.cat([order[: size // 2], order[size // 2 - size :]]))
 
 
 def _check_targets(train: Examples) -> None:

@@ -48,7 +48,7 @@ def levels(
             return None
         runs = [cast("Numbers", results.get(rates.KEY, "own", arm, seed, best)) for seed in study.selection]
         starts.append(statistics.median(math.inf if n["loss"][0] is None else n["loss"][0] for n in runs))
-        ends.append(statistics.median(rates.last_loss(numbers) for numbers in runs))
+        ends.append(statistics.median(rates.end_loss(task, numbers) for numbers in runs))
     start, slow, fast = min(starts), max(ends), min(ends)
     way = max(start - slow, 0.5 * (start - fast)) if fast < start < math.inf else math.inf
     return [(name, loss if loss == START[1] else start - share * way) for name, loss, share in wanted]
@@ -130,7 +130,7 @@ def run(task: Task, job: Job, measure: Measure, *, along: Along | None = None) -
 
     def observe(step: int, current: Members) -> list[int]:
         nonlocal going
-        losses = probe_losses(current, index)
+        losses = bench.probe_losses(task, current, index) if task.own else probe_losses(current, index)
         models: list[nn.Module] = []
         for place, at in enumerate(going):
             numbers, loss = found[at], losses[place]

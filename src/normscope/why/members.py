@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from normscope.model.attach import mode
+from normscope.model.attach import mode, preserved_buffers
 from normscope.model.batch import Batch, Examples
 from normscope.model.find import find
 from normscope.model.spec import Score
@@ -102,6 +102,17 @@ class Single:
         for value in self.parameters():
             if value.grad is not None:
                 value.grad.mul_(float(factors[0]))
+
+    def probed(self, index: Tensor) -> Tensor:
+        """Output for the training examples at `index`, dropout off, each batch norm by these examples' own statistics.
+
+        What evaluation mode would show if running averages had no lag; the network stays as it is.
+        """
+        batch = self.datas[0].train.take(index)
+        with preserved_buffers(self.model), mode(self.model, training=False), torch.no_grad():
+            for layer in find(self.model).layers:
+                layer.module.training = layer.kind != "frozen"
+            return self._forward(batch).cpu()
 
     def keep(self, places: Sequence[int]) -> None:
         """Nothing to choose from: the one network goes on."""

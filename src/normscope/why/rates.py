@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ KEY = "rates"
 # Half-decades, as protocols for comparing arms want them: each arm gets the same grid.
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TARGET = 0.9
+# Of the SGD that trains every arm.
+MOMENTUM = 0.9
 # Steps between two looks at the held-out accuracy: where a rate is confirmed, and where it is looked for.
 EVERY, EVERY_SEARCHING = 4, 8
 # Held-out examples of a look, where one look may be coarse.
@@ -65,7 +68,7 @@ def curves(task: Task, job: Job, members: Members) -> list[Numbers]:
 
     index = bench.probe_index(members)
     target = members.datas[0].train.target
-    loss, metric = bench.loss_of(task, target), bench.metric_of(task, target)
+    metric = bench.metric_of(task, target)
     searching = job.claim == KEY
     every = max(EVERY_SEARCHING if searching and not task.own else EVERY, job.steps // 80)
     held = min(len(each.test) for each in members.datas)
@@ -75,7 +78,7 @@ def curves(task: Task, job: Job, members: Members) -> list[Numbers]:
 
     def observe(step: int, current: Members) -> list[int]:
         nonlocal going
-        losses = bench.score(current, "train", loss, index)
+        losses = bench.probe_losses(task, current, index)
         metrics = bench.score(current, "test", metric, look)
         for numbers, *values in zip(going, losses, metrics, strict=True):
             for name, value in zip(numbers, (step, *values), strict=True):
@@ -90,7 +93,7 @@ def curves(task: Task, job: Job, members: Members) -> list[Numbers]:
 
 
 def best(task: Task, plan: Plan, results: Results, network: str, arm: Arm) -> float | None:
-    """The arm's rate: fewest steps to the target on average (censored at twice the cap), then the lowest last loss.
+    """The arm's rate: fewest steps to the target on average (censored at twice the cap), then the lowest end loss.
 
     None while the runs are not there.
     """
@@ -101,7 +104,7 @@ def best(task: Task, plan: Plan, results: Results, network: str, arm: Arm) -> fl
             return None
         known = [numbers for numbers in found if numbers is not None]
         waits = [0.0 if task.own else math.log2(steps_to(numbers, TARGET, steps(task, plan))) for numbers in known]
-        losses = [last_loss(numbers) for numbers in known]
+        losses = [end_loss(task, numbers) for numbers in known]
         scored.append((sum(waits) / len(waits), sorted(losses)[len(losses) // 2], rate))
     return min(scored)[2]
 
@@ -116,6 +119,16 @@ def steps_to(numbers: Numbers, target: float, cap: int) -> float:
         if value is not None:
             last_step, last = step, value
     return 2.0 * cap
+
+
+def end_loss(task: Task, numbers: Numbers) -> float:
+    """The loss that a run ends at: for a user's own network the median of the last quarter of its looks.
+
+    One look would do where a run stops at its target; without a target it says as much of one mini-batch as of the run.
+    """
+    last = last_loss(numbers)
+    looks = [math.inf if value is None else value for value in numbers["loss"][-max(1, len(numbers["loss"]) // 4) :]]
+    return statistics.median(looks) if task.own and math.isfinite(last) else last
 
 
 def last_loss(numbers: Numbers) -> float:

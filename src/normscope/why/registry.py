@@ -34,7 +34,7 @@ def claim(key: str) -> Claim:
         import difflib
 
         near = difflib.get_close_matches(key, KEYS, 1, 0.0)[0]
-        raise InputError(f"expected --claims among {', '.join(KEYS)}; came {key!r}, did you mean {near!r}?")
+        raise InputError(f"expected a claim among {', '.join(KEYS)}; came {key!r}, did you mean {near!r}?")
     module = importlib.import_module(f"normscope.why.claims.{key.replace('-', '_')}")
     found: Claim = module.CLAIM
     return found

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from normscope.records import SCHEMA, write_atomic
+from normscope.records import SCHEMA, sweep, write_atomic
 from normscope.why.job import Job, Numbers
 
 
@@ -23,8 +23,7 @@ class Store:
 
     def sweep(self) -> None:
         """Remove what a killed command was about to write."""
-        for aside in self._folder.glob(".*.json.*"):
-            aside.unlink(missing_ok=True)
+        sweep(self._folder, "*.json")
 
     def path(self, job: Job) -> Path:
         """Where the run of `job` is, or will be."""

@@ -17,7 +17,7 @@ import normscope
 from normscope import records
 from normscope.errors import InputError
 from normscope.model.given import Spec
-from normscope.why import registry, run
+from normscope.why import rates, registry, run
 from normscope.why.claim import Claim, Effort, Plan, Task
 from normscope.why.store import Store
 
@@ -28,7 +28,7 @@ _FEWEST = 3
 T = TypeVar("T")
 R = TypeVar("R")
 # Files on which no run's numbers depend.
-_ELSEWHERE = ("cli.py", "calibrate.py")
+_ELSEWHERE = ("cli.py", "calibrate.py", "progress.py")
 # Packages whose version changes numbers.
 _PACKAGES = ("torch", "numpy", "scipy")
 
@@ -151,6 +151,8 @@ def study(
     claims = [claim for claim in asked if not reasons[claim.key]]
     plan = fit_budget(options, task, claims)
     work = run.Study(task, plan, claims, Store(options.out / "runs", salt(task)))
+    for name in ("run.json", "page.html"):
+        records.sweep(options.out, name)
     work.todo()
     begin(task, plan, run.wall(work.left(), options.jobs), len(work.finished))
     work.run(options.jobs, tell)
@@ -172,7 +174,7 @@ def study(
         versions=versions(task),
         verdicts=verdicts,
         runs=runs,
-        notes=task.notes,
+        notes=(*task.notes, *_caveat(plan)),
         seconds=time.monotonic() - start,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
@@ -185,12 +187,22 @@ def side_by_side(workers: int) -> Callable[[Callable[[T], R], list[T]], list[R]]
     return lambda work, items: list(Parallel(n_jobs=workers)(delayed(work)(item) for item in items))
 
 
+def _caveat(plan: Plan) -> tuple[str, ...]:
+    """What a reader of a rough look must know."""
+    usual = _SEEDS["standard"]
+    if len(plan.seeds) >= usual:
+        return ()
+    rough = f"a rough look, from {len(plan.seeds)} seeds: intervals are wide"
+    return (f"{rough}, and what stays open here may be decided by more (--effort standard takes {usual})",)
+
+
 def _settings(options: Options, plan: Plan, task: Task) -> dict[str, object]:
     return {
         "effort": options.effort,
         "seeds": list(plan.seeds),
         "seeds that choose learning rates": list(plan.selection),
         "claims": list(options.claims) or "all",
+        "optimizer": f"SGD, momentum {rates.MOMENTUM:g}, no weight decay",
         "jobs": options.jobs,
         "device": task.spec.device if task.spec else "cpu",
         "mixed precision": bool(task.spec and task.spec.amp),

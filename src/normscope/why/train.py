@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.why.members import Members
-
-MOMENTUM = 0.9
+from normscope.why.rates import MOMENTUM
 
 # The places of the members that go on; None for all of them.
 Observer = Callable[[int, Members], Sequence[int] | None]

@@ -90,7 +90,7 @@ def _target_loss(task: Task, study: Plan, results: Results, pair: tuple[Arm, Arm
         found = [results.get(rates.KEY, "own", arm, seed, rate) for seed in study.selection]
         known = [numbers for numbers in found if numbers]
         starts.append(statistics.median(math.inf if n["loss"][0] is None else n["loss"][0] for n in known))
-        ends.append(statistics.median(rates.last_loss(numbers) for numbers in known))
+        ends.append(statistics.median(rates.end_loss(task, numbers) for numbers in known))
     start, slow, fast = min(starts), max(ends), min(ends)
     if not (math.isfinite(start) and fast < start):
         return -math.inf
