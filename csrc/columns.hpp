@@ -15,11 +15,10 @@ constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
 constexpr int64_t kFetchAhead = int64_t(1) << 14;
 constexpr int64_t kApplyAhead = int64_t(1) << 12;
 
-// Memory for the length of a call, in whole cache lines, zeroed.
+// Memory for the length of a call, in whole cache lines.
 class Scratch {
    public:
     explicit Scratch(int64_t bytes) : memory_(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64 + 64)) {
-        if (memory_) __builtin_memset(memory_, 0, size_t(bytes + 63) / 64 * 64 + 64);
         next_ = static_cast<char*>(memory_);
     }
     ~Scratch() { std::free(memory_); }
@@ -31,6 +30,10 @@ class Scratch {
         V* taken = reinterpret_cast<V*>(next_);
         next_ += padded<V>(count);
         return taken;
+    }
+    template <class V>
+    V* take_zeroed(int64_t count) {
+        return static_cast<V*>(__builtin_memset(take<V>(count), 0, size_t(padded<V>(count))));
     }
     template <class V>
     static int64_t padded(int64_t count) {
@@ -55,10 +58,10 @@ struct ColumnSums {
 
     ColumnSums(Scratch& scratch, int64_t columns)
         : width(columns),
-          narrow1(scratch.take<A>(padded_width(columns))),
-          narrow2(scratch.take<A>(padded_width(columns))),
-          wide1(scratch.take<double>(padded_width(columns))),
-          wide2(scratch.take<double>(padded_width(columns))) {}
+          narrow1(scratch.take_zeroed<A>(padded_width(columns))),
+          narrow2(scratch.take_zeroed<A>(padded_width(columns))),
+          wide1(scratch.take_zeroed<double>(padded_width(columns))),
+          wide2(scratch.take_zeroed<double>(padded_width(columns))) {}
 
     // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows to the sums.
     template <class Term>
@@ -106,9 +109,9 @@ struct ColumnMoments {
 
     ColumnMoments(Scratch& scratch, int64_t width)
         : sums(scratch, width),
-          pivot(scratch.take<A>(padded_width(width))),
-          mean(scratch.take<double>(padded_width(width))),
-          m2(scratch.take<double>(padded_width(width))) {}
+          pivot(scratch.take_zeroed<A>(padded_width(width))),
+          mean(scratch.take_zeroed<double>(padded_width(width))),
+          m2(scratch.take_zeroed<double>(padded_width(width))) {}
 
     template <class E>
     void add(const E* x, int64_t rows, int64_t pitch) {

@@ -93,6 +93,7 @@ Running merged_columns(const ColumnMoments<A>& moments, int64_t column, int64_t 
     return total;
 }
 
+// What lies past the last column is read and never written anywhere.
 template <class A>
 Table<A> table_of(Scratch& scratch, int64_t width) {
     Table<A> table;
