@@ -6,16 +6,17 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
-// Elements whose sums are kept in the compute type before they are added up in float64.
-constexpr int64_t kChunk = 4096;
 // Sums side by side, as many as there are registers for: an addition waits for the one before it.
 constexpr int kChains = kParts == 1 ? 4 : 2;
+// Elements whose sums are kept in the compute type before they are added up in float64: 64 to each lane of a sum.
+template <class A>
+constexpr int64_t kChunk = 64 * kChains * Pack<A>::lanes;
 
 // Calls body(offset, length) on pieces of a run, cut where mask words end.
-template <class Body>
+template <class A, class Body>
 NORMSCOPE_INLINE void chunks(int64_t phase, int64_t length, Body&& body) {
     for (int64_t i = 0; i < length;) {
-        const int64_t piece = least_of(kChunk - (phase + i) % kGrain, length - i);
+        const int64_t piece = least_of(kChunk<A> - (phase + i) % kGrain, length - i);
         body(i, piece);
         i += piece;
     }
@@ -32,6 +33,11 @@ struct Chained {
 
     NORMSCOPE_INLINE Chained() {
         each<kChains>([&](auto k) NORMSCOPE_LAMBDA { first[k] = second[k] = zero<A>(); });
+    }
+    NORMSCOPE_INLINE void add(const Chained& other) {
+        each<kChains>([&](auto k) NORMSCOPE_LAMBDA {
+            first[k] = first[k] + other.first[k], second[k] = second[k] + other.second[k];
+        });
     }
     NORMSCOPE_INLINE Sums total() const {
         auto sum1 = first[0], sum2 = second[0];
@@ -62,8 +68,8 @@ class PlaneMoments {
 
    public:
     void add(const E* x, int64_t phase, int64_t length) {
-        chunks(phase, length, [&](int64_t i, int64_t piece) {
-            if (held_ + piece > kChunk) flush();
+        chunks<A>(phase, length, [&](int64_t i, int64_t piece) {
+            if (held_ + piece > kChunk<A>) flush();
             if (!held_) pivot_ = running_.count ? A(running_.mean) : rough_mean(x + i, phase + i, piece);
             add_deviations(sums_, x + i, phase + i, piece, pivot_);
             held_ += piece;
@@ -105,8 +111,8 @@ class PlaneProducts {
     PlaneProducts(const Uniform<A>& numbers, double slope) : numbers_(numbers), below_(broadcast(A(slope))) {}
 
     void add(const Run<E>& run) {
-        chunks(run.phase, run.length, [&](int64_t i, int64_t piece) {
-            if (held_ + piece > kChunk) flush();
+        chunks<A>(run.phase, run.length, [&](int64_t i, int64_t piece) {
+            if (held_ + piece > kChunk<A>) flush();
             add_piece(run, i, piece);
             held_ += piece;
         });

@@ -27,16 +27,18 @@ Sums short_deviations(const E* x, int64_t planes, int64_t pitch, int64_t length,
     const auto rest = last_lanes<A>(length % Pack<A>::lanes);
     Chained<A> sums;
     bundled<kChains>(0, planes, [&](int64_t n, auto together) NORMSCOPE_LAMBDA {
+        Chained<A> part;  // apart from the sums so far, which keeps the rounding down
         overlapping(length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
             each<decltype(together){}>([&](auto k) NORMSCOPE_LAMBDA {
                 const E* at = x + (n + k) * pitch + i;
                 fetch(at, kSamplesAhead * pitch);
                 auto d = load(at, Whole{}) - from;
                 if constexpr (sizeof...(lanes)) d = select(lanes..., d, nothing);
-                sums.first[k] = sums.first[k] + d;
-                sums.second[k] = multiply_add(d, d, sums.second[k]);
+                part.first[k] = part.first[k] + d;
+                part.second[k] = multiply_add(d, d, part.second[k]);
             });
         });
+        sums.add(part);
     });
     return sums.total();
 }
@@ -45,7 +47,7 @@ Sums short_deviations(const E* x, int64_t planes, int64_t pitch, int64_t length,
 template <class E>
 Running short_moments(const E* x, int64_t samples, int64_t pitch, int64_t length) {
     using A = Compute<E>;
-    const int64_t together = 1 + kChunk / length;
+    const int64_t together = 1 + kChunk<A> / length;
     const A first = load(x, Part{1}).part[0][0];
     Running running;
     running.mean = double(first) + short_deviations(x, 1, pitch, length, first).first / double(length);
@@ -66,11 +68,12 @@ Sums short_products(
     using A = Compute<E>;
     const auto below = broadcast(A(slope)), nothing = zero<A>();
     const auto rest = last_lanes<A>(run.length % Pack<A>::lanes);
-    const int64_t most = 1 + kChunk / run.length;
+    const int64_t most = 1 + kChunk<A> / run.length;
     Sums total;
     for (int64_t first = 0; first < samples; first += most) {
         Chained<A> sums;
         bundled<kChains>(first, least_of(samples, first + most), [&](int64_t n, auto together) NORMSCOPE_LAMBDA {
+            Chained<A> part;
             overlapping(run.length, rest, [&](int64_t i, auto... lanes) NORMSCOPE_LAMBDA {
                 each<decltype(together){}>([&](auto k) NORMSCOPE_LAMBDA {
                     const E *at = run.x + (n + k) * step.pitch + i, *dy = run.dy + (n + k) * step.pitch + i;
@@ -80,14 +83,15 @@ Sums short_products(
                     const uint8_t* mask = run.mask + 2 * (n + k) * step.words;
                     auto g = Gate::pass(load(dy, Whole{}), x, numbers, below, i, mask, run.phase + i);
                     if constexpr (sizeof...(lanes)) g = select(lanes..., g, nothing);
-                    sums.first[k] = sums.first[k] + g;
-                    sums.second[k] = multiply_add(g, x - numbers.at(centre, i), sums.second[k]);
+                    part.first[k] = part.first[k] + g;
+                    part.second[k] = multiply_add(g, x - numbers.at(centre, i), part.second[k]);
                 });
             });
+            sums.add(part);
         });
-        const Sums part = sums.total();
-        total.first += part.first;
-        total.second += part.second;
+        const Sums found = sums.total();
+        total.first += found.first;
+        total.second += found.second;
     }
     return total;
 }
