@@ -6,7 +6,7 @@ from torch import nn
 
 from normscope.model.batch import Batch, Examples
 from normscope.model.spec import default_loss
-from normscope.why import train
+from normscope.why import job, train
 from normscope.why.data import Data
 from normscope.why.members import Single
 from normscope.why.train import Order
@@ -39,7 +39,7 @@ def test_a_batch_larger_than_the_training_set_is_the_training_set():
 def test_it_is_torchs_sgd_with_momentum_step_by_step():
     mine, other = members(), members()
     train.train(mine, seeds=[5], rates=[0.07], steps=12, batch=8)
-    optimizer = torch.optim.SGD(other.model.parameters(), lr=0.07, momentum=train.MOMENTUM)
+    optimizer = torch.optim.SGD(other.model.parameters(), lr=0.07, momentum=job.MOMENTUM)
     order = Order(30, 8, seed=5)
     for _ in range(12):
         optimizer.zero_grad()

@@ -12,6 +12,8 @@ from typing import Any
 from normscope.why.arms import Arm
 
 Numbers = dict[str, Any]
+# Of the SGD that trains every member.
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)

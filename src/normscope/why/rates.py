@@ -18,8 +18,6 @@ KEY = "rates"
 # Half-decades, as protocols for comparing arms want them: each arm gets the same grid.
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TARGET = 0.9
-# Of the SGD that trains every arm.
-MOMENTUM = 0.9
 # Steps between two looks at the held-out accuracy: where a rate is confirmed, and where it is looked for.
 EVERY, EVERY_SEARCHING = 4, 8
 # Held-out examples of a look, where one look may be coarse.

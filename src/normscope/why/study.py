@@ -19,6 +19,7 @@ from normscope.errors import InputError
 from normscope.model.given import Spec
 from normscope.why import rates, registry, run
 from normscope.why.claim import Claim, Effort, Plan, Task
+from normscope.why.job import MOMENTUM
 from normscope.why.store import Store
 
 _SEEDS = {"quick": 3, "standard": 8, "thorough": 16}
@@ -202,7 +203,7 @@ def _settings(options: Options, plan: Plan, task: Task) -> dict[str, object]:
         "seeds": list(plan.seeds),
         "seeds that choose learning rates": list(plan.selection),
         "claims": list(options.claims) or "all",
-        "optimizer": f"SGD, momentum {rates.MOMENTUM:g}, no weight decay",
+        "optimizer": f"SGD, momentum {MOMENTUM:g}, no weight decay",
         "jobs": options.jobs,
         "device": task.spec.device if task.spec else "cpu",
         "mixed precision": bool(task.spec and task.spec.amp),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from normscope.why.job import MOMENTUM
 from normscope.why.members import Members
-from normscope.why.rates import MOMENTUM
 
 # The places of the members that go on; None for all of them.
 Observer = Callable[[int, Members], Sequence[int] | None]
