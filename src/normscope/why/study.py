@@ -17,7 +17,7 @@ import normscope
 from normscope import records
 from normscope.errors import InputError
 from normscope.model.given import Spec
-from normscope.why import rates, registry, run
+from normscope.why import registry, run
 from normscope.why.claim import Claim, Effort, Plan, Task
 from normscope.why.job import MOMENTUM
 from normscope.why.store import Store
