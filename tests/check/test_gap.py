@@ -73,6 +73,14 @@ def test_a_shift_and_a_stale_average_are_told_apart(kit, loader):
     assert gaps.SHIFT in both
 
 
+def test_buffers_as_made_are_stale_even_where_no_value_seen_comes_near_them(loader):
+    far = [(x.flatten(1) + 50, y) for x, y in loader]
+    model = nn.Sequential(nn.BatchNorm1d(48), nn.Linear(48, 10))
+    assert gaps.IMPOSSIBLE not in shares(gap(model, far, LOSS))
+    model[0].running_mean[0] = 1e-3
+    assert gaps.IMPOSSIBLE in shares(gap(model, far, LOSS))
+
+
 def test_impossible_buffers_have_a_share_of_their_own(kit, loader):
     model = kit.healthy()
     model[5].running_mean[:4] += 1000

@@ -140,7 +140,12 @@ def statistics(sample: Sample) -> tuple[Tensor, Tensor]:
 
 
 def _impossible(sample: Sample, buffers: tuple[Tensor, Tensor]) -> Tensor:
-    """Channels whose buffers no average of the values seen could hold: outside their range (Popoviciu's bound)."""
+    """Channels whose buffers no average of the values seen could hold: outside their range (Popoviciu's bound).
+
+    None in a layer whose buffers are as they were made: nothing spoiled those, they were never updated.
+    """
+    if not buffers[0].any() and bool((buffers[1] == 1).all()):
+        return torch.zeros_like(buffers[0], dtype=torch.bool)
     low, high = sample.low, sample.high
     outside = (buffers[0] < low) | (buffers[0] > high)
     bessel = sample.moments.count / (sample.moments.count - 1).clamp_min(1)
