@@ -46,8 +46,7 @@ def running(case: Case) -> Iterator[None]:
 
 def _composed(case: Case) -> bool:
     """Whether an activation is applied apart, so that the normalized value is rounded to the dtype on the way."""
-    alone = case.values == "huge" or case.activation not in FUSED
-    return alone or (case.residual and case.activation not in ("none", *ONE_BIT))
+    return case.activation not in FUSED or (case.residual and case.activation not in ("none", *ONE_BIT))
 
 
 def _parts(case: Case, x: Tensor) -> list[Tensor]:

@@ -6,7 +6,7 @@ Eager mode goes through `normscope.ops.eager`; under torch.compile, torch.export
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -135,9 +135,12 @@ def train(
 def _train_in_float64(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, epilogue: Epilogue, groups: int
 ) -> tuple[Tensor, Statistics]:
-    parts = [reference.train(part, weight, bias, eps) for part in torch.chunk(x, groups)]
+    """The reference with its epilogue, rounded once, as the kernels round."""
+    parts = [reference.train(part, weight, bias, eps) for part in torch.chunk(x.double(), groups)]
     packed = torch.stack([torch.stack([found.mean, found.m2]) for _, found in parts], 1)
-    return epilogue.composed(torch.cat([y for y, _ in parts])), Statistics(packed, int(parts[0][1].count))
+    residual = None if epilogue.residual is None else epilogue.residual.double()
+    y = replace(epilogue, residual=residual).composed(torch.cat([y for y, _ in parts]))
+    return y.to(x.dtype), Statistics(packed, int(parts[0][1].count))
 
 
 def _train_without_kernels(
