@@ -121,6 +121,8 @@ def drawn(seed: int, levels: tuple[str, ...]) -> Case:
         way, groups, values = "layer", 1, "normal"
     parameters = draw.choice(("both", "both", "both", "weight", "bias", "neither", "narrow"))
     dtype = draw.choice(("float32", "float32", "bfloat16", "float64"))
+    if dtype == "bfloat16" and values == "offset" and activation == "gelu":
+        values = "normal"  # three values a channel: rounded before torch's gelu, their errors do not average out
     return Case(
         seed=seed,
         shape=shape,
