@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normscope.ops import cpu
 
-# Elements up to which torch's kernel was measured to be faster (`benchmarks/kernels.py --small`).
+# Elements up to which torch's kernel was measured to be faster (`benchmarks/kernels.py --part small`).
 FEW = 1 << 15
 
 
