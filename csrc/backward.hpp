@@ -5,17 +5,10 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
-// `numbers` of a channel whose sums are known only when `with_sums`.
-template <class A, class Into>
-void set_both(const Job& job, int64_t c, bool with_sums, Into&& into) {
-    into(forward_numbers<A>(job, c));
-    if (with_sums) into(backward_numbers<A>(job, c));
-}
-
 template <class E, class Gate>
 void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t last, Traffic traffic) {
-    Uniform<Compute<E>> numbers;
-    set_both<Compute<E>>(view.job, c, true, [&](const auto& values) { numbers.set(values); });
+    auto numbers = forward_uniform<E>(view.job, c);
+    numbers.set(backward_numbers<Compute<E>>(view.job, c));
     for (int64_t n = first; n < last; ++n) {
         differentiate_rows<1, E, Gate>(view.plane(n, c), {}, numbers, view.job, traffic);
     }
@@ -23,10 +16,8 @@ void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t
 
 template <class E, class Gate>
 Sums plane_sums(const View<E>& view, int64_t c, int64_t first, int64_t last) {
-    Uniform<Compute<E>> numbers;
-    set_both<Compute<E>>(view.job, c, false, [&](const auto& values) { numbers.set(values); });
-    PlaneProducts<E, Gate> products(numbers, view.job.slope);
-    for (int64_t n = first; n < last; ++n) products.add(view.plane(n, c));
+    PlaneProducts<E, Gate> products(forward_uniform<E>(view.job, c), view.job.slope);
+    for (int64_t n = first; n < last; ++n) add_pieces(view.plane(n, c), products);
     return products.result();
 }
 
@@ -36,19 +27,11 @@ void backward_planes(const View<E>& view, const Member& me) {
     const int64_t last = me.end(job.channels);
     for (int64_t c = me.begin(job.channels); c < last; ++c) {
         if (job.phases & statistics) {
-            const Sums sums = plane_sums<E, Gate>(view, c, 0, job.batch);
-            keep_sums<Compute<E>>(job, c, sums.first, sums.second);
+            keep_sums<Compute<E>>(job, c, plane_sums<E, Gate>(view, c, 0, job.batch));
         }
         const bool more = (job.phases & statistics) && c + 1 < last;
         const Traffic traffic{view.past_caches(), more ? view.layout.width : 0};
         if (job.phases & apply) differentiate_planes<E, Gate>(view, c, 0, job.batch, traffic);
-    }
-}
-
-inline void merge_sums(const Sums* partial, const Member& me, int64_t channels, int64_t c, Sums& total) {
-    for (int rank = 0; rank < me.size; ++rank) {
-        total.first += partial[rank * channels + c].first;
-        total.second += partial[rank * channels + c].second;
     }
 }
 
@@ -57,8 +40,8 @@ void share_sums(const Job& job, const Member& me, const Sums* partial) {
     me.wait();
     for (int64_t c = me.begin(job.channels); c < me.end(job.channels); ++c) {
         Sums total;
-        merge_sums(partial, me, job.channels, c, total);
-        keep_sums<A>(job, c, total.first, total.second);
+        for (int rank = 0; rank < me.size; ++rank) total.add(partial[rank * job.channels + c]);
+        keep_sums<A>(job, c, total);
     }
     me.wait();
 }
@@ -108,26 +91,19 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
     const Job& job = view.job;
     const int64_t width = channels * job.inner;
     Scratch scratch(ColumnSums<A>::bytes(width) + table_bytes<A>(width));
-    Table<A> table = table_of<A>(scratch, width);
+    const Table<A> table = table_of<A>(scratch, width);
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
-    if ((job.phases & statistics) && job.inner >= kShortPlane) {
+    if ((job.phases & statistics) && job.inner >= kShortProduct) {
         for (int64_t c = first; c < first + channels; ++c) {
-            Uniform<A> numbers;
-            numbers.set(forward_numbers<A>(job, c));
+            const auto numbers = forward_uniform<E>(job, c);
             const Run<E> run = view.short_plane(0, c);
-            const Sums sums = short_products<E, Gate>(run, view.step(), job.batch, numbers, job.slope);
-            keep_sums<A>(job, c, sums.first, sums.second);
+            keep_sums<A>(job, c, short_products<E, Gate>(run, view.step(), job.batch, numbers, job.slope));
         }
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
         add_rows<E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
-            Sums total;
-            for (int64_t j = c * job.inner; j < (c + 1) * job.inner; ++j) {
-                total.first += sums.wide1[j];
-                total.second += sums.wide2[j];
-            }
-            keep_sums<A>(job, first + c, total.first, total.second);
+            keep_sums<A>(job, first + c, block_sums(sums, c * job.inner, job.inner));
         }
     }
     if (!(job.phases & apply)) return;
@@ -147,8 +123,26 @@ void backward_blocks(const View<E>& view, const Member& me) {
     }
 }
 
+// The sums of all threads together, for a thread's share of the channels (see keep_sums).
+template <class A>
+void share_columns(const Job& job, const Member& me, double* memory) {
+    const double count = job.count, eps = job.eps, *mean = job.mean, *m2 = job.m2;
+    double *sum_dy = job.sum_dy, *sum_dy_x = job.sum_dy_x;
+    const int64_t begin = me.begin(job.channels), end = me.end(job.channels);
+    for (int64_t c = begin; c < end; ++c) sum_dy[c] = sum_dy_x[c] = 0;
+    for (int rank = 0; rank < me.size; ++rank) {
+        const Found part(memory, job.channels, rank);
+        NORMSCOPE_SIMD
+        for (int64_t c = begin; c < end; ++c) sum_dy[c] += part.first[c], sum_dy_x[c] += part.second[c];
+    }
+    NORMSCOPE_SIMD
+    for (int64_t c = begin; c < end; ++c) {
+        sum_dy_x[c] = dgamma<A>(mean[c], m2[c], count, eps, sum_dy[c], sum_dy_x[c]);
+    }
+}
+
 template <class E, class Gate>
-void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& table, Sums* partial) {
+void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& table, double* memory) {
     using A = Compute<E>;
     const Job& job = view.job;
     const Layout& layout = view.layout;
@@ -161,26 +155,23 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
         add_rows<E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
         sums.width = layout.width;
     }
-    Sums* mine = partial + me.rank * job.channels;
-    for (int64_t c = 0; c < job.channels; ++c) mine[c] = {};
-    for (int64_t j = 0; j < layout.width; ++j) {
-        mine[j % job.channels].first += sums.wide1[j];
-        mine[j % job.channels].second += sums.wide2[j];
-    }
-    share_sums<A>(job, me, partial);
+    channel_sums(sums, job.channels, layout.group, Found(memory, job.channels, me.rank));
+    me.wait();
+    share_columns<A>(job, me, memory);
+    me.wait();
 }
 
 template <class E, class Gate>
-void backward_rows(const View<E>& view, const Member& me, Sums* partial) {
+void backward_rows(const View<E>& view, const Member& me, double* partial) {
     using A = Compute<E>;
     const Job& job = view.job;
     const Layout& layout = view.layout;
     Scratch scratch(table_bytes<A>(layout.width));
-    Table<A> table = table_of<A>(scratch, layout.width);
-    fill_rows(table, job.channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
+    const Table<A> table = table_of<A>(scratch, layout.width);
+    fill_forward(table, job, layout.group);
     if (job.phases & statistics) row_sums<E, Gate>(view, me, table, partial);
     if (!(job.phases & apply)) return;
-    fill_rows(table, job.channels, layout.group, [&](int64_t c) { return backward_numbers<A>(job, c); });
+    fill_backward(table, job, layout.group);
     const Traffic traffic{view.past_caches(), kApplyAhead / int64_t(sizeof(E))};
     if (layout.rest && me.rank == me.size - 1) {
         differentiate_rows<1, E, Gate>(view.row(layout.rows, layout.rest), {}, table, job, traffic);
@@ -194,13 +185,15 @@ template <class E, class Gate>
 void backward(const Job& job) {
     const View<E> view{job, layout_of(job)};
     const bool few = view.layout.cut == Cut::planes && job.channels < 4 * job.threads && job.batch > 1;
-    Scratch scratch(job.threads * job.channels * int64_t(sizeof(Sums)));
-    Sums* partial = scratch.take<Sums>(job.threads * job.channels);
+    const int64_t shares = job.threads * job.channels;
+    Scratch scratch(Scratch::padded<Sums>(shares) + Scratch::padded<double>(2 * shares));
+    Sums* sums = scratch.take<Sums>(shares);
+    double* found = scratch.take<double>(2 * shares);
     in_team(job.threads, [&](const Member& me) {
-        if (few) backward_few_planes<E, Gate>(view, me, partial);
+        if (few) backward_few_planes<E, Gate>(view, me, sums);
         else if (view.layout.cut == Cut::planes) backward_planes<E, Gate>(view, me);
         else if (view.layout.cut == Cut::blocks) backward_blocks<E, Gate>(view, me);
-        else backward_rows<E, Gate>(view, me, partial);
+        else backward_rows<E, Gate>(view, me, found);
         if (view.past_caches()) stream_fence();
     });
 }

@@ -8,12 +8,14 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 // Rows whose sums are kept in the compute type before they are added up in float64.
-constexpr int64_t kFold = 32;
+constexpr int64_t kFold = 64;
+// Rows whose mean is the first pivot.
+constexpr int64_t kOpening = 16;
 // Rows added up together: the sums so far are read and written once for all of them.
 constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
 // Bytes between what is added up, or worked on and written, and what is fetched.
-constexpr int64_t kFetchAhead = int64_t(1) << 14;
-constexpr int64_t kApplyAhead = int64_t(1) << 12;
+constexpr int64_t kFetchAhead = int64_t(1) << 15;
+constexpr int64_t kApplyAhead = int64_t(1) << 13;
 
 // Memory for the length of a call, in whole cache lines.
 class Scratch {
@@ -80,18 +82,37 @@ struct ColumnSums {
     }
 
     void clear() {
-        for (int64_t j = 0; j < padded_width(width); ++j) wide1[j] = wide2[j] = 0;
+        const auto bytes = size_t(padded_width(width)) * sizeof(double);
+        __builtin_memset(wide1, 0, bytes);
+        __builtin_memset(wide2, 0, bytes);
     }
 
    private:
     void fold() {
-        for (int64_t j = 0; j < padded_width(width); ++j) {
-            wide1[j] += double(narrow1[j]);
-            wide2[j] += double(narrow2[j]);
-            narrow1[j] = narrow2[j] = 0;
+        fold(narrow1, wide1);
+        fold(narrow2, wide2);
+    }
+
+    void fold(A* narrow, double* wide) const {
+        const int64_t columns = padded_width(width);
+        NORMSCOPE_SIMD
+        for (int64_t j = 0; j < columns; ++j) {
+            wide[j] += double(narrow[j]);
+            narrow[j] = 0;
         }
     }
 };
+
+// The columns of one channel of a block together, by sums side by side: they round less, and need not wait.
+template <class A>
+Sums block_sums(const ColumnSums<A>& sums, int64_t from, int64_t number) {
+    Sums part[8];
+    for (int64_t j = from; j < from + number; ++j) part[j % 8].add({sums.wide1[j], sums.wide2[j]});
+    for (int step = 4; step; step /= 2) {
+        for (int k = 0; k < step; ++k) part[k].add(part[k + step]);
+    }
+    return part[0];
+}
 
 // Moments of every column. Deviations are taken from a pivot: the mean of all rows before, renewed whenever their number has
 // doubled. What a pivot off by D adds to the rounding of m2, rows * D^2 ulps, is then never more than ulps of m2 itself,
@@ -116,10 +137,10 @@ struct ColumnMoments {
     template <class E>
     void add(const E* x, int64_t rows, int64_t pitch) {
         if (!rows) return;
-        const int64_t opening = least_of(rows, kFold / 2);
+        const int64_t opening = least_of(rows, kOpening);
         walk<A>(0, sums.width, [&](int64_t j, auto extent, auto) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
         sums.add(0, opening, deviations(x, pitch));
-        for (int64_t j = 0; j < sums.width; ++j) pivot[j] = A(double(pivot[j]) + sums.wide1[j] / double(opening));
+        set_opening(double(opening));
         sums.clear();
         while (count < rows) {
             const int64_t segment = count ? least_of(count, rows - count) : opening;
@@ -146,15 +167,27 @@ struct ColumnMoments {
         };
     }
 
+    void set_opening(double rows) {
+        const int64_t columns = sums.width;
+        const double *sum = sums.wide1;
+        A* to = pivot;
+        NORMSCOPE_SIMD
+        for (int64_t j = 0; j < columns; ++j) to[j] = A(double(to[j]) + sum[j] / rows);
+    }
+
     void merge(int64_t segment) {
         const double per_row = 1 / double(segment), share = double(segment) / double(count + segment);
         const double between = double(count) * share;
-        for (int64_t j = 0; j < sums.width; ++j) {
-            const double step = sums.wide1[j] * per_row, within = sums.wide2[j] - sums.wide1[j] * step;
-            const double delta = double(pivot[j]) + step - mean[j];
-            m2[j] += (within < 0 ? 0 : within) + delta * delta * between;
-            mean[j] += delta * share;
-            pivot[j] = A(mean[j]);
+        const int64_t columns = sums.width;
+        const double *first = sums.wide1, *second = sums.wide2;
+        double *to_mean = mean, *to_m2 = m2;
+        A* from = pivot;
+        NORMSCOPE_SIMD
+        for (int64_t j = 0; j < columns; ++j) {
+            const double step = first[j] * per_row, within = second[j] - first[j] * step;
+            pool(
+                to_mean[j], to_m2[j], double(from[j]) + step, within < 0 ? 0 : within, share, between);
+            from[j] = A(to_mean[j]);
         }
         sums.clear();
         count += segment;

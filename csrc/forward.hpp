@@ -1,8 +1,8 @@
 // The forward: moments, then normalization, residual and activation.
 #pragma once
 
-#include "columns.hpp"
 #include "planes.hpp"
+#include "rows.hpp"
 #include "short.hpp"
 #include "team.hpp"
 #include "views.hpp"
@@ -11,27 +11,67 @@ namespace normscope::NORMSCOPE_LEVEL {
 
 // Bytes of a stretch of rows that is walked in rising order.
 constexpr int64_t kStretch = int64_t(1) << 18;
+// How far ahead of the place in the next channel that is being read it is fetched, in elements: 8 KB.
+template <class E>
+constexpr int64_t kPlaneAhead = 8192 / sizeof(E);
 
 inline void keep(const Job& job, int64_t c, const Running& running) {
     job.mean[c] = running.mean;
     job.m2[c] = running.m2;
 }
 
+template <class E>
+Uniform<Compute<E>> forward_uniform(const Job& job, int64_t channel) {
+    Uniform<Compute<E>> numbers;
+    numbers.set(forward_numbers<Compute<E>>(job, channel));
+    return numbers;
+}
+
 template <class E, class Act>
 void normalize_planes(const View<E>& view, int64_t channel, int64_t first, int64_t last, Traffic traffic) {
-    Uniform<Compute<E>> numbers;
-    numbers.set(forward_numbers<Compute<E>>(view.job, channel));
+    const auto numbers = forward_uniform<E>(view.job, channel);
     for (int64_t n = first; n < last; ++n) {
         normalize_rows<1, E, Act>(view.plane(n, channel), {}, numbers, view.job.slope, traffic);
     }
 }
 
+// The plane cut into packs where the one before is, beside which it is added up; when it is added up alone as well, so that
+// a channel's moments come out the same. Its `mask` does not fit this phase.
+template <class E>
+Run<E> beside_previous(const View<E>& view, int64_t sample, int64_t channel) {
+    Run<E> run = view.plane(sample, channel);
+    run.phase = (run.phase + kLongestLine - view.layout.width % kLongestLine) % kLongestLine;
+    return run;
+}
+
 template <class E>
 Running plane_moments(const View<E>& view, int64_t channel, int64_t first, int64_t last) {
     PlaneMoments<E> moments;
-    for (int64_t n = first; n < last; ++n) {
-        const Run<E> run = view.plane(n, channel);
-        moments.add(run.x, run.phase, run.length);
+    for (int64_t n = first; n < last; ++n) add_pieces(beside_previous(view, n, channel), moments);
+    return moments.result();
+}
+
+// How far it is from element `begin` of a plane to what is fetched meanwhile: a little ahead in the next channel.
+template <class E>
+int64_t ahead_in_next(const View<E>& view, int64_t sample, int64_t begin) {
+    const int64_t width = view.layout.width, target = begin + kPlaneAhead<E>;
+    const int64_t planes = sample + target / width, channels = 1 + planes / view.job.batch;
+    return (planes % view.job.batch - sample) * view.layout.pitch + channels * width + target % width - begin;
+}
+
+// Normalizes a channel and returns the moments of the next: what must be read for these comes from memory while the former
+// is written to it.
+template <class E, class Act>
+Running normalize_and_gather(const View<E>& view, int64_t channel) {
+    const auto numbers = forward_uniform<E>(view.job, channel);
+    PlaneMoments<E> moments;
+    for (int64_t n = 0; n < view.job.batch; ++n) {
+        const Run<E> here = view.plane(n, channel), next = beside_previous(view, n, channel + 1);
+        for (int64_t k = 0; k < pieces(here); ++k) {
+            const Run<E> part = piece(here, k);
+            const Traffic traffic{view.past_caches(), ahead_in_next(view, n, part.x - here.x)};
+            moments.template add_beside<Act>(piece(next, k), part, numbers, view.job.slope, traffic);
+        }
     }
     return moments.result();
 }
@@ -40,13 +80,16 @@ template <class E, class Act>
 void forward_planes(const View<E>& view, const Member& me) {
     const Job& job = view.job;
     const int64_t last = me.end(job.channels);
+    const bool both = (job.phases & statistics) && (job.phases & apply);
+    bool known = !(job.phases & statistics);
     for (int64_t c = me.begin(job.channels); c < last; ++c) {
-        if (job.phases & statistics) {
-            keep(job, c, plane_moments(view, c, 0, job.batch));
+        if (!known) keep(job, c, plane_moments(view, c, 0, job.batch));
+        if (both && c + 1 < last) {
+            keep(job, c + 1, normalize_and_gather<E, Act>(view, c));
+            known = true;
+        } else if (job.phases & apply) {
+            normalize_planes<E, Act>(view, c, 0, job.batch, {view.past_caches(), 0});
         }
-        const bool more = (job.phases & statistics) && c + 1 < last;
-        const Traffic traffic{view.past_caches(), more ? view.layout.width : 0};
-        if (job.phases & apply) normalize_planes<E, Act>(view, c, 0, job.batch, traffic);
     }
 }
 
@@ -76,47 +119,39 @@ void forward_few_planes(const View<E>& view, const Member& me, Running* partial)
     }
 }
 
-// The columns of a channel together: `step` columns apart, from `column` on.
+// The columns of one channel of a block together: `number` from `column` on.
 template <class A>
-Running merged_columns(const ColumnMoments<A>& moments, int64_t column, int64_t step, int64_t number) {
-    Running total;
-    if (!moments.count) return total;
+Running block_moments(const ColumnMoments<A>& moments, int64_t column, int64_t number) {
     const double* mean = moments.mean + column;
     double centre = 0, m2 = 0;
-    for (int64_t k = 0; k < number; ++k) centre += mean[k * step] - mean[0];
+    for (int64_t k = 0; k < number; ++k) centre += mean[k] - mean[0];
     centre = mean[0] + centre / double(number);
     for (int64_t k = 0; k < number; ++k) {
-        const double gap = mean[k * step] - centre;
-        m2 += moments.m2[column + k * step] + double(moments.count) * gap * gap;
+        const double gap = mean[k] - centre;
+        m2 += moments.m2[column + k] + double(moments.count) * gap * gap;
     }
-    total.merge(double(moments.count * number), centre, m2);
-    return total;
+    return {double(moments.count * number), centre, m2};
 }
 
-// What lies past the last column is read and never written anywhere.
+// What lies past the last column is read, and reaches the unused bits of a mask.
 template <class A>
 Table<A> table_of(Scratch& scratch, int64_t width) {
+    const int64_t whole = padded_width(width) + Pack<A>::lanes;
     Table<A> table;
-    for (auto& value : table.value) value = scratch.take<A>(padded_width(width) + Pack<A>::lanes);
+    for (auto& value : table.value) {
+        value = scratch.take<A>(whole);
+        __builtin_memset(value + width, 0, size_t(whole - width) * sizeof(A));
+    }
     return table;
 }
 
 // A channel's numbers for each of its columns, which are the `inner` that follow each other in a row of short planes. What
 // is written past them, the next channel or the padding takes.
 template <class A, class NumbersOf>
-void fill_blocks(Table<A>& table, int64_t channels, int64_t inner, NumbersOf&& numbers_of) {
+void fill_blocks(const Table<A>& table, int64_t channels, int64_t inner, NumbersOf&& numbers_of) {
     for (int64_t c = 0; c < channels; ++c) {
         const auto numbers = numbers_of(c);
         for (int64_t k = 0; k < inner; k += Pack<A>::lanes) table.set_pack(c * inner + k, numbers);
-    }
-}
-
-// A channel's numbers for each of its columns, which come once in every position of a row.
-template <class A, class NumbersOf>
-void fill_rows(Table<A>& table, int64_t channels, int64_t positions, NumbersOf&& numbers_of) {
-    for (int64_t c = 0; c < channels; ++c) {
-        const auto numbers = numbers_of(c);
-        for (int64_t k = 0; k < positions; ++k) table.set(c + k * channels, numbers);
     }
 }
 
@@ -139,11 +174,11 @@ void forward_block(const View<E>& view, int64_t first, int64_t channels, int64_t
         ColumnMoments<A> moments(scratch, width);
         moments.add(view.block(0, first, width).x, job.batch, view.layout.pitch);
         for (int64_t c = 0; c < channels; ++c) {
-            keep(job, first + c, merged_columns(moments, c * job.inner, 1, job.inner));
+            keep(job, first + c, block_moments(moments, c * job.inner, job.inner));
         }
     }
     if (!(job.phases & apply)) return;
-    Table<A> table = table_of<A>(scratch, width);
+    const Table<A> table = table_of<A>(scratch, width);
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
     bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
         const Run<E> run = view.block(n, first, width);
@@ -160,32 +195,44 @@ void forward_blocks(const View<E>& view, const Member& me) {
     }
 }
 
+// Positions whose rows are a thread's.
 template <class E>
-void row_moments(const View<E>& view, const Member& me, Running* partial) {
+double positions_of(const View<E>& view, const Member& who) {
+    const Layout& layout = view.layout;
+    const int64_t rest = who.rank == who.size - 1 ? layout.rest / view.job.channels : 0;
+    return double((who.end(layout.rows) - who.begin(layout.rows)) * layout.group + rest);
+}
+
+template <class E>
+void row_moments(const View<E>& view, const Member& me, double* memory) {
     using A = Compute<E>;
     const Job& job = view.job;
     const Layout& layout = view.layout;
-    const int64_t first = me.begin(layout.rows), last = me.end(layout.rows);
-    Scratch scratch(ColumnMoments<A>::bytes(layout.width));
+    const int64_t channels = job.channels, first = me.begin(layout.rows), last = me.end(layout.rows);
+    Scratch scratch(ColumnMoments<A>::bytes(layout.width) + 2 * Scratch::padded<double>(channels));
     ColumnMoments<A> moments(scratch, layout.width);
     moments.add(view.row(first, layout.width).x, last - first, layout.pitch);
-    for (int64_t c = 0; c < job.channels; ++c) {
-        partial[me.rank * job.channels + c] = merged_columns(moments, c, job.channels, layout.group);
-    }
-    if (me.rank == me.size - 1) {
+    const Found mine(memory, channels, me.rank);
+    channel_moments(moments, channels, layout.group, mine);
+    if (layout.rest && me.rank == me.size - 1) {
+        double *value = scratch.take<double>(channels), *nothing = scratch.take_zeroed<double>(channels);
         const E* x = view.row(layout.rows, layout.rest).x;
-        for (int64_t j = 0; j < layout.rest; ++j) {
-            partial[me.rank * job.channels + j % job.channels].merge(1, double(load(x + j, Part{1}).part[0][0]), 0);
+        double count = double((last - first) * layout.group);
+        for (int64_t j = 0; j < layout.rest; j += channels) {
+            for (int64_t c = 0; c < channels; ++c) value[c] = double(load(x + j + c, Part{1}).part[0][0]);
+            pool_all(count, mine.first, mine.second, 1, value, nothing, 0, channels);
+            count += 1;
         }
     }
     me.wait();
-    for (int64_t c = me.begin(job.channels); c < me.end(job.channels); ++c) {
-        Running total;
-        for (int rank = 0; rank < me.size; ++rank) {
-            const Running& part = partial[rank * job.channels + c];
-            total.merge(part.count, part.mean, part.m2);
-        }
-        keep(job, c, total);
+    double count = 0;
+    const int64_t begin = me.begin(channels), end = me.end(channels);
+    for (int64_t c = begin; c < end; ++c) job.mean[c] = job.m2[c] = 0;
+    for (int rank = 0; rank < me.size; ++rank) {
+        const Found part(memory, channels, rank);
+        const double positions = positions_of(view, Member{rank, me.size});
+        if (positions) pool_all(count, job.mean, job.m2, positions, part.first, part.second, begin, end);
+        count += positions;
     }
     me.wait();
 }
@@ -202,15 +249,15 @@ void latest_first(const View<E>& view, const Member& me, Body&& body) {
 }
 
 template <class E, class Act>
-void forward_rows(const View<E>& view, const Member& me, Running* partial) {
+void forward_rows(const View<E>& view, const Member& me, double* partial) {
     using A = Compute<E>;
     const Job& job = view.job;
     const Layout& layout = view.layout;
     if (job.phases & statistics) row_moments(view, me, partial);
     if (!(job.phases & apply)) return;
     Scratch scratch(table_bytes<A>(layout.width));
-    Table<A> table = table_of<A>(scratch, layout.width);
-    fill_rows(table, job.channels, layout.group, [&](int64_t c) { return forward_numbers<A>(job, c); });
+    const Table<A> table = table_of<A>(scratch, layout.width);
+    fill_forward(table, job, layout.group);
     const Traffic traffic{view.past_caches(), kApplyAhead / int64_t(sizeof(E))};
     if (layout.rest && me.rank == me.size - 1) {
         normalize_rows<1, E, Act>(view.row(layout.rows, layout.rest), {}, table, job.slope, traffic);
@@ -224,13 +271,15 @@ template <class E, class Act>
 void forward(const Job& job) {
     const View<E> view{job, layout_of(job)};
     const bool few = view.layout.cut == Cut::planes && job.channels < 4 * job.threads && job.batch > 1;
-    Scratch scratch(job.threads * job.channels * int64_t(sizeof(Running)));
-    Running* partial = scratch.take<Running>(job.threads * job.channels);
+    const int64_t shares = job.threads * job.channels;
+    Scratch scratch(Scratch::padded<Running>(shares) + Scratch::padded<double>(2 * shares));
+    Running* running = scratch.take<Running>(shares);
+    double* found = scratch.take<double>(2 * shares);
     in_team(job.threads, [&](const Member& me) {
-        if (few) forward_few_planes<E, Act>(view, me, partial);
+        if (few) forward_few_planes<E, Act>(view, me, running);
         else if (view.layout.cut == Cut::planes) forward_planes<E, Act>(view, me);
         else if (view.layout.cut == Cut::blocks) forward_blocks<E, Act>(view, me);
-        else forward_rows<E, Act>(view, me, partial);
+        else forward_rows<E, Act>(view, me, found);
         if (view.past_caches()) stream_fence();
     });
 }

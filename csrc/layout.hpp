@@ -1,5 +1,5 @@
-// How a tensor is cut into runs of contiguous elements. The cut depends on the shape alone, so that the bit mask a forward
-// writes is read back alike whatever the instruction-set level and the number of threads.
+// How a tensor is cut into runs of contiguous elements. Where the bit of an element's mask lies depends on shape, layout and
+// dtype alone, so that what a forward writes is read back alike whatever the instruction-set level and the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,14 @@ namespace normscope {
 
 // Elements per bit-mask word and alignment of every cut: one pack of float32.
 constexpr int64_t kGrain = 16;
+// Elements of a cache line of the narrowest type.
+constexpr int64_t kLongestLine = 32;
 // Bytes of a bit mask past its last word.
 constexpr int64_t kMaskPadding = 4;
-// Planes from this length are added up by whole packs; shorter ones by columns.
+// Planes from this length are added up by whole packs; shorter ones by columns. What is added up in a backward, two tensors
+// and their product, gains less by packs.
 constexpr int64_t kShortPlane = 16;
+constexpr int64_t kShortProduct = 64;
 // Planes from this length are worked on one by one; shorter ones side by side, as columns of a row.
 constexpr int64_t kLongPlane = 256;
 // Elements that a row of short planes or of few channels is brought up to, where the shape lets it.

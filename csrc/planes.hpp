@@ -8,23 +8,27 @@ namespace normscope::NORMSCOPE_LEVEL {
 
 // Sums side by side, as many as there are registers for: an addition waits for the one before it.
 constexpr int kChains = kParts == 1 ? 4 : 2;
-// Elements whose sums are kept in the compute type before they are added up in float64: 64 to each lane of a sum.
+// Elements whose sums are kept in the compute type before they are added up in float64: about 64 to each lane of a sum.
 template <class A>
 constexpr int64_t kChunk = 64 * kChains * Pack<A>::lanes;
 
-// Calls body(offset, length) on pieces of a run, cut where mask words end.
-template <class A, class Body>
-NORMSCOPE_INLINE void chunks(int64_t phase, int64_t length, Body&& body) {
-    for (int64_t i = 0; i < length;) {
-        const int64_t piece = least_of(kChunk<A> - (phase + i) % kGrain, length - i);
-        body(i, piece);
-        i += piece;
-    }
+// Piece `k` of a plane, cut where cache lines end; empty from k == pieces(run) on.
+template <class E>
+NORMSCOPE_INLINE Run<E> piece(const Run<E>& run, int64_t k) {
+    constexpr int64_t most = kChunk<Compute<E>>;
+    const int64_t begin = k ? least_of(k * most - run.phase, run.length) : 0;
+    return run.part(begin, least_of((k + 1) * most - run.phase, run.length) - begin);
 }
 
-struct Sums {
-    double first = 0, second = 0;
-};
+template <class E>
+NORMSCOPE_INLINE int64_t pieces(const Run<E>& run) {
+    return ceil_div(run.length + run.phase, kChunk<Compute<E>>);
+}
+
+template <class E, class Gatherer>
+void add_pieces(const Run<E>& run, Gatherer& gatherer) {
+    for (int64_t k = 0; k < pieces(run); ++k) gatherer.add(piece(run, k));
+}
 
 // Two sums in the compute type.
 template <class A>
@@ -33,6 +37,10 @@ struct Chained {
 
     NORMSCOPE_INLINE Chained() {
         each<kChains>([&](auto k) NORMSCOPE_LAMBDA { first[k] = second[k] = zero<A>(); });
+    }
+    NORMSCOPE_INLINE void add(int k, const Pack<A>& once, const Pack<A>& by) {
+        first[k] = first[k] + once;
+        second[k] = multiply_add(once, by, second[k]);
     }
     NORMSCOPE_INLINE void add(const Chained& other) {
         each<kChains>([&](auto k) NORMSCOPE_LAMBDA {
@@ -52,10 +60,11 @@ NORMSCOPE_INLINE void add_deviations(
     using A = Compute<E>;
     Chained<A> sums = to;
     const auto from = broadcast(pivot);
-    walk<A, kChains>(phase, length, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
-        const auto d = load(x + i, extent, pivot) - from;
-        sums.first[chain] = sums.first[chain] + d;
-        sums.second[chain] = multiply_add(d, d, sums.second[chain]);
+    walk_lines<E, kChains>(phase, length, [&](int64_t i, auto extent, auto packs, auto chain) NORMSCOPE_LAMBDA {
+        each<decltype(packs){}>([&](auto p) NORMSCOPE_LAMBDA {
+            const auto d = load(x + i + p * Pack<A>::lanes, extent, pivot) - from;
+            sums.add(chain + p, d, d);
+        });
     });
     to = sums;
 }
@@ -67,13 +76,23 @@ class PlaneMoments {
     using A = Compute<E>;
 
    public:
-    void add(const E* x, int64_t phase, int64_t length) {
-        chunks<A>(phase, length, [&](int64_t i, int64_t piece) {
-            if (held_ + piece > kChunk<A>) flush();
-            if (!held_) pivot_ = running_.count ? A(running_.mean) : rough_mean(x + i, phase + i, piece);
-            add_deviations(sums_, x + i, phase + i, piece, pivot_);
-            held_ += piece;
-        });
+    void add(const Run<E>& piece) {
+        make_room(piece);
+        add_deviations(sums_, piece.x, piece.phase, piece.length, pivot_);
+    }
+
+    // Adds `piece` while `here`, which is as long, is normalized. Both are cut into packs where `here` is.
+    template <class Act>
+    void add_beside(const Run<E>& piece, const Run<E>& here, const Uniform<A>& numbers, double slope, Traffic traffic) {
+        make_room(piece);
+        Chained<A> sums = sums_;
+        const auto from = broadcast(pivot_);
+        normalize_beside<1, kChains, E, Act>(
+            here, {}, numbers, slope, traffic, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
+                const auto d = load(piece.x + i, extent, pivot_) - from;
+                sums.add(chain, d, d);
+            });
+        sums_ = sums;
     }
 
     const Running& result() {
@@ -82,11 +101,17 @@ class PlaneMoments {
     }
 
    private:
-    static A rough_mean(const E* x, int64_t phase, int64_t length) {
-        const A first = load(x, Part{1}).part[0][0];
+    void make_room(const Run<E>& piece) {
+        if (held_ + piece.length > kChunk<A>) flush();
+        if (!held_) pivot_ = running_.count ? A(running_.mean) : rough_mean(piece);
+        held_ += piece.length;
+    }
+
+    static A rough_mean(const Run<E>& piece) {
+        const A first = load(piece.x, Part{1}).part[0][0];
         Chained<A> sums;
-        add_deviations(sums, x, phase, length, first);
-        return A(double(first) + sums.total().first / double(length));
+        add_deviations(sums, piece.x, piece.phase, piece.length, first);
+        return A(double(first) + sums.total().first / double(piece.length));
     }
 
     void flush() {
@@ -110,12 +135,10 @@ class PlaneProducts {
    public:
     PlaneProducts(const Uniform<A>& numbers, double slope) : numbers_(numbers), below_(broadcast(A(slope))) {}
 
-    void add(const Run<E>& run) {
-        chunks<A>(run.phase, run.length, [&](int64_t i, int64_t piece) {
-            if (held_ + piece > kChunk<A>) flush();
-            add_piece(run, i, piece);
-            held_ += piece;
-        });
+    void add(const Run<E>& piece) {
+        if (held_ + piece.length > kChunk<A>) flush();
+        add_products(piece);
+        held_ += piece.length;
     }
 
     const Sums& result() {
@@ -124,24 +147,20 @@ class PlaneProducts {
     }
 
    private:
-    NORMSCOPE_INLINE void add_piece(const Run<E> run, int64_t from, int64_t length) {
+    NORMSCOPE_INLINE void add_products(const Run<E> run) {
         Chained<A> sums = sums_;
         const Uniform<A> numbers = numbers_;
         const auto below = below_;
-        walk<A, kChains>(run.phase + from, length, [&](int64_t k, auto extent, auto chain) NORMSCOPE_LAMBDA {
-            const auto x = load(run.x + from + k, extent);
-            const auto dy = load(run.dy + from + k, extent);
-            const auto g = Gate::pass(dy, x, numbers, below, from + k, run.mask, run.phase + from + k);
-            sums.first[chain] = sums.first[chain] + g;
-            sums.second[chain] = multiply_add(g, x - numbers.at(centre, k), sums.second[chain]);
+        walk<A, kChains>(run.phase, run.length, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
+            const auto x = load(run.x + i, extent);
+            const auto g = Gate::pass(load(run.dy + i, extent), x, numbers, below, i, run.mask, run.phase + i);
+            sums.add(chain, g, x - numbers.at(centre, i));
         });
         sums_ = sums;
     }
 
     void flush() {
-        const Sums sums = sums_.total();
-        total_.first += sums.first;
-        total_.second += sums.second;
+        total_.add(sums_.total());
         sums_ = {};
         held_ = 0;
     }

@@ -8,7 +8,7 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
-// Rows that go through an element-wise pass together: no more than there are registers for.
+// Rows that go through an element-wise pass together: about as many as there are registers for.
 constexpr int kRows = kParts == 1 ? 4 : kParts == 2 ? 2 : 1;
 
 enum Number { centre, scale, shift, dy_gain, x_gain, offset, kNumbers };
@@ -31,22 +31,16 @@ template <class A>
 struct Table {
     A* value[kNumbers];  // each padded to whole packs
     NORMSCOPE_INLINE Pack<A> at(Number number, int64_t i) const { return load(value[number] + i, Whole{}); }
-    void set(int64_t i, const Forward<A>& n) {
-        value[centre][i] = n.centre, value[scale][i] = n.scale, value[shift][i] = n.shift;
-    }
-    void set(int64_t i, const Backward<A>& n) {
-        value[dy_gain][i] = n.dy_gain, value[x_gain][i] = n.x_gain, value[offset][i] = n.offset;
-    }
-    // The same for a whole pack of columns.
-    void set_pack(int64_t i, const Forward<A>& n) {
+    // A channel's numbers for a whole pack of columns.
+    void set_pack(int64_t i, const Forward<A>& n) const {
         put(centre, i, n.centre), put(scale, i, n.scale), put(shift, i, n.shift);
     }
-    void set_pack(int64_t i, const Backward<A>& n) {
+    void set_pack(int64_t i, const Backward<A>& n) const {
         put(dy_gain, i, n.dy_gain), put(x_gain, i, n.x_gain), put(offset, i, n.offset);
     }
 
    private:
-    void put(Number number, int64_t i, A same) { store(value[number] + i, broadcast(same), Whole{}); }
+    void put(Number number, int64_t i, A same) const { store(value[number] + i, broadcast(same), Whole{}); }
 };
 
 template <class A, class Numbers>
@@ -54,7 +48,13 @@ NORMSCOPE_INLINE Pack<A> normalized(const Pack<A>& x, const Numbers& numbers, in
     return multiply_add(x - numbers.at(centre, i), numbers.at(scale, i), numbers.at(shift, i));
 }
 
-// Where a run lies. `phase` is its offset in the tensor, in elements, modulo a mask word; `mask` its first mask byte.
+template <class E>
+NORMSCOPE_INLINE E* moved(E* base, int64_t offset) {
+    return base ? base + offset : nullptr;
+}
+
+// Where a run lies. `phase` says how many elements past a place where a cache line begins it starts; `mask` is the byte
+// where the bits of that place are.
 template <class E>
 struct Run {
     const E* x;
@@ -64,6 +64,12 @@ struct Run {
     E* dresidual;
     uint8_t* mask;
     int64_t phase, length;
+
+    // The mask stays where it is: `phase` says how far into it the part begins.
+    NORMSCOPE_INLINE Run part(int64_t begin, int64_t size) const {
+        return {x + begin, moved(dy, begin), moved(residual, begin), moved(out, begin), moved(dresidual, begin), mask,
+                phase + begin, size};
+    }
 };
 
 // How far it is from one run to the next, in elements and in mask words.
@@ -100,43 +106,64 @@ NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
     __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 2);
 }
 
-// Writes one pack of each of R rows.
-template <int R, class E, class Extent>
+// Writes P packs of each of R rows, which come row by row.
+template <int R, int P, class E, class Extent>
 NORMSCOPE_INLINE void write_rows(
     E* to, int64_t pitch, const Pack<Compute<E>>* values, bool past_caches, Extent extent) {
     if (past_caches) {
-        each<R>([&](auto r) NORMSCOPE_LAMBDA { stream(to + r * pitch, values[r], extent); });
+        each<R>([&](auto r) NORMSCOPE_LAMBDA {
+            if constexpr (P == 2) stream_line(to + r * pitch, values[2 * r], values[2 * r + 1]);
+            else if constexpr (P < kLine<E>) store(to + r * pitch, values[r], extent);
+            else stream(to + r * pitch, values[r], extent);
+        });
     } else {
-        each<R>([&](auto r) NORMSCOPE_LAMBDA { store(to + r * pitch, values[r], extent); });
+        each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
+            store(to + k / P * pitch + k % P * Pack<Compute<E>>::lanes, values[k], extent);
+        });
     }
 }
 
-// R runs that lie a step apart, at once: what a table holds for a column is read once for all of them.
+// R runs that lie a step apart, at once: what a table holds for a column is read once for all of them. `beside` is called
+// for every pack, as by `walk`, with work that is done while this one waits for memory.
+template <int R, int Chains, class E, class Act, class Numbers, class Beside>
+NORMSCOPE_INLINE void normalize_beside(
+    const Run<E> run, const Step step, const Numbers numbers, double slope, const Traffic traffic, Beside&& beside) {
+    using A = Compute<E>;
+    constexpr int64_t lanes = Pack<A>::lanes;
+    const auto below = broadcast(A(slope));
+    walk_lines<E, Chains>(
+        run.phase, run.length, [&](int64_t i, auto extent, auto packs, auto chain) NORMSCOPE_LAMBDA {
+            constexpr int P = decltype(packs){};
+            Pack<A> z[R * P];
+            each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
+                const int64_t at = i + k % P * lanes;
+                const E* x = run.x + k / P * step.pitch + at;
+                fetch(x, traffic.ahead);
+                z[k] = normalized(load(x, extent), numbers, at);
+            });
+            each<P>([&](auto p) NORMSCOPE_LAMBDA {
+                beside(i + p * lanes, extent, Count<decltype(chain){} + decltype(p){}>{});
+            });
+            if (run.residual) {
+                each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
+                    const int64_t at = i + k % P * lanes;
+                    const E* residual = run.residual + k / P * step.pitch + at;
+                    fetch(residual, traffic.ahead);
+                    z[k] = z[k] + load(residual, extent);
+                    if constexpr (Act::gates) {
+                        uint8_t* mask = run.mask + 2 * (k / P) * step.words;
+                        if (run.mask) write_mask<A>(mask, run.phase + at, to_bits(Act::closed(z[k])));
+                    }
+                });
+            }
+            each<R * P>([&](auto k) NORMSCOPE_LAMBDA { z[k] = Act::forward(z[k], below); });
+            write_rows<R, P>(run.out + i, step.pitch, z, traffic.past_caches, extent);
+        });
+}
+
 template <int R, class E, class Act, class Numbers>
 void normalize_rows(const Run<E> run, const Step step, const Numbers numbers, double slope, const Traffic traffic) {
-    using A = Compute<E>;
-    const auto below = broadcast(A(slope));
-    walk<A>(run.phase, run.length, [&](int64_t i, auto extent, auto) NORMSCOPE_LAMBDA {
-        Pack<A> z[R];
-        each<R>([&](auto r) NORMSCOPE_LAMBDA {
-            const E* x = run.x + r * step.pitch + i;
-            fetch(x, traffic.ahead);
-            z[r] = normalized(load(x, extent), numbers, i);
-        });
-        if (run.residual) {
-            each<R>([&](auto r) NORMSCOPE_LAMBDA {
-                const E* residual = run.residual + r * step.pitch + i;
-                fetch(residual, traffic.ahead);
-                z[r] = z[r] + load(residual, extent);
-                if constexpr (Act::gates) {
-                    uint8_t* mask = run.mask + 2 * r * step.words;
-                    if (run.mask) write_mask<A>(mask, run.phase + i, to_bits(Act::closed(z[r])));
-                }
-            });
-        }
-        each<R>([&](auto r) NORMSCOPE_LAMBDA { z[r] = Act::forward(z[r], below); });
-        write_rows<R>(run.out + i, step.pitch, z, traffic.past_caches, extent);
-    });
+    normalize_beside<R, 1, E, Act>(run, step, numbers, slope, traffic, [](int64_t, auto, auto) NORMSCOPE_LAMBDA {});
 }
 
 // What reaches the normalized value of the gradient of the output: through no activation, through one whose input is
@@ -181,28 +208,31 @@ void differentiate_rows(
     using A = Compute<E>;
     const auto below = broadcast(A(job.slope));
     const bool batch_statistics = job.batch_statistics;
-    walk<A>(run.phase, run.length, [&](int64_t i, auto extent, auto) NORMSCOPE_LAMBDA {
-        Pack<A> dx[R], g[R];
-        each<R>([&](auto r) NORMSCOPE_LAMBDA {
-            const E *dy = run.dy + r * step.pitch + i, *from = run.x + r * step.pitch + i;
-            fetch(dy, traffic.ahead);
-            Pack<A> x = zero<A>();
-            if (Gate::reads_x || batch_statistics) {
-                fetch(from, traffic.ahead);
-                x = load(from, extent);
-            }
-            const uint8_t* mask = run.mask + 2 * r * step.words;
-            g[r] = Gate::pass(load(dy, extent), x, numbers, below, i, mask, run.phase + i);
-            dx[r] = numbers.at(dy_gain, i) * g[r];
-            if (batch_statistics) {
-                const auto linear =
-                    multiply_add(x - numbers.at(centre, i), numbers.at(x_gain, i), numbers.at(offset, i));
-                dx[r] = multiply_add(numbers.at(dy_gain, i), g[r], linear);
-            }
+    constexpr int64_t lanes = Pack<A>::lanes;
+    walk_lines<E>(
+        run.phase, run.length, [&](int64_t i, auto extent, auto packs, auto) NORMSCOPE_LAMBDA {
+            constexpr int P = decltype(packs){};
+            Pack<A> dx[R * P], g[R * P];
+            each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
+                const int64_t at = i + k % P * lanes, there = k / P * step.pitch + at;
+                fetch(run.dy + there, traffic.ahead);
+                Pack<A> x = zero<A>();
+                if (Gate::reads_x || batch_statistics) {
+                    fetch(run.x + there, traffic.ahead);
+                    x = load(run.x + there, extent);
+                }
+                const uint8_t* mask = run.mask + 2 * (k / P) * step.words;
+                g[k] = Gate::pass(load(run.dy + there, extent), x, numbers, below, at, mask, run.phase + at);
+                dx[k] = numbers.at(dy_gain, at) * g[k];
+                if (batch_statistics) {
+                    const auto linear =
+                        multiply_add(x - numbers.at(centre, at), numbers.at(x_gain, at), numbers.at(offset, at));
+                    dx[k] = multiply_add(numbers.at(dy_gain, at), g[k], linear);
+                }
+            });
+            write_rows<R, P>(run.out + i, step.pitch, dx, traffic.past_caches, extent);
+            if (run.dresidual) write_rows<R, P>(run.dresidual + i, step.pitch, g, traffic.past_caches, extent);
         });
-        write_rows<R>(run.out + i, step.pitch, dx, traffic.past_caches, extent);
-        if (run.dresidual) write_rows<R>(run.dresidual + i, step.pitch, g, traffic.past_caches, extent);
-    });
 }
 
 }  // namespace normscope::NORMSCOPE_LEVEL

@@ -34,8 +34,7 @@ Sums short_deviations(const E* x, int64_t planes, int64_t pitch, int64_t length,
                 fetch(at, kSamplesAhead * pitch);
                 auto d = load(at, Whole{}) - from;
                 if constexpr (sizeof...(lanes)) d = select(lanes..., d, nothing);
-                part.first[k] = part.first[k] + d;
-                part.second[k] = multiply_add(d, d, part.second[k]);
+                part.add(k, d, d);
             });
         });
         sums.add(part);
@@ -83,15 +82,12 @@ Sums short_products(
                     const uint8_t* mask = run.mask + 2 * (n + k) * step.words;
                     auto g = Gate::pass(load(dy, Whole{}), x, numbers, below, i, mask, run.phase + i);
                     if constexpr (sizeof...(lanes)) g = select(lanes..., g, nothing);
-                    part.first[k] = part.first[k] + g;
-                    part.second[k] = multiply_add(g, x - numbers.at(centre, i), part.second[k]);
+                    part.add(k, g, x - numbers.at(centre, i));
                 });
             });
             sums.add(part);
         });
-        const Sums found = sums.total();
-        total.first += found.first;
-        total.second += found.second;
+        total.add(sums.total());
     }
     return total;
 }

@@ -13,9 +13,20 @@
 #define NORMSCOPE_CALL __attribute__((noinline))
 #define NORMSCOPE_LAMBDA __attribute__((always_inline))
 
+// Before a loop over channels or columns: no iteration depends on another.
+#if defined(_OPENMP)
+#define NORMSCOPE_SIMD _Pragma("omp simd")
+#else
+#define NORMSCOPE_SIMD
+#endif
+
 namespace normscope::NORMSCOPE_LEVEL {
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define NORMSCOPE_AVX512
+#endif
+
+#if defined(NORMSCOPE_AVX512)
 constexpr int kRegister = 64;
 #elif defined(__AVX2__)
 constexpr int kRegister = 32;
@@ -76,16 +87,20 @@ struct IntegerOf<double> {
 template <class A>
 using Integer = typename IntegerOf<A>::type;
 
-// All bits of a lane set or none.
-template <class A>
-struct Lanes {
-    Register<Integer<A>> part[kParts];
-};
-
 template <class A>
 struct Pack {
     static constexpr int lanes = kPack / sizeof(A);
     Register<A> part[kParts];
+};
+
+// Which lanes of a pack: a bit for each where comparisons give that, else all bits of a lane set or none.
+template <class A>
+struct Lanes {
+#if defined(NORMSCOPE_AVX512)
+    uint16_t bits;
+#else
+    Register<Integer<A>> part[kParts];
+#endif
 };
 
 #define NORMSCOPE_ELEMENTWISE(result, name, expression)                      \
@@ -102,9 +117,21 @@ NORMSCOPE_ELEMENTWISE(Pack, operator+, u + v)
 NORMSCOPE_ELEMENTWISE(Pack, operator-, u - v)
 NORMSCOPE_ELEMENTWISE(Pack, operator*, u* v)
 NORMSCOPE_ELEMENTWISE(Pack, operator/, u / v)
-NORMSCOPE_ELEMENTWISE(Lanes, operator>, u > v)
+#if defined(NORMSCOPE_AVX512)
+#define NORMSCOPE_COMPARISON(name, predicate)                                                          \
+    NORMSCOPE_INLINE Lanes<float> name(const Pack<float>& a, const Pack<float>& b) {                   \
+        return {_mm512_cmp_ps_mask((__m512)a.part[0], (__m512)b.part[0], predicate)};                  \
+    }                                                                                                  \
+    NORMSCOPE_INLINE Lanes<double> name(const Pack<double>& a, const Pack<double>& b) {                \
+        return {_mm512_cmp_pd_mask((__m512d)a.part[0], (__m512d)b.part[0], predicate)};                \
+    }
+NORMSCOPE_COMPARISON(operator<=, _CMP_LE_OQ)
+NORMSCOPE_COMPARISON(operator>=, _CMP_GE_OQ)
+#undef NORMSCOPE_COMPARISON
+#else
 NORMSCOPE_ELEMENTWISE(Lanes, operator<=, u <= v)
 NORMSCOPE_ELEMENTWISE(Lanes, operator>=, u >= v)
+#endif
 #undef NORMSCOPE_ELEMENTWISE
 
 // a * b + c, fused wherever the level can. Forward and backward must round alike: both come here.
@@ -118,7 +145,7 @@ NORMSCOPE_INLINE Pack<A> multiply_add(const Pack<A>& a, const Pack<A>& b, const 
 
 // The larger of two; b where one of them is NaN. Compilers do not make one instruction of the comparison.
 NORMSCOPE_INLINE Register<float> larger(Register<float> a, Register<float> b) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(NORMSCOPE_AVX512)
     return (Register<float>)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX2__)
     return (Register<float>)_mm256_max_ps((__m256)a, (__m256)b);
@@ -137,6 +164,20 @@ NORMSCOPE_INLINE Pack<A> larger(const Pack<A>& a, const Pack<A>& b) {
     return out;
 }
 
+#if defined(NORMSCOPE_AVX512)
+NORMSCOPE_INLINE Pack<float> select(Lanes<float> where, const Pack<float>& yes, const Pack<float>& no) {
+    return {{(Register<float>)_mm512_mask_blend_ps(where.bits, (__m512)no.part[0], (__m512)yes.part[0])}};
+}
+
+NORMSCOPE_INLINE Pack<double> select(Lanes<double> where, const Pack<double>& yes, const Pack<double>& no) {
+    return {{(Register<double>)_mm512_mask_blend_pd(__mmask8(where.bits), (__m512d)no.part[0], (__m512d)yes.part[0])}};
+}
+
+template <class A>
+NORMSCOPE_INLINE Lanes<A> operator|(Lanes<A> a, Lanes<A> b) {
+    return {uint16_t(a.bits | b.bits)};
+}
+#else
 template <class A>
 NORMSCOPE_INLINE Pack<A> select(const Lanes<A>& where, const Pack<A>& yes, const Pack<A>& no) {
     Pack<A> out;
@@ -152,6 +193,7 @@ NORMSCOPE_INLINE Lanes<A> operator|(const Lanes<A>& a, const Lanes<A>& b) {
     for (int p = 0; p < kParts; ++p) out.part[p] = a.part[p] | b.part[p];
     return out;
 }
+#endif
 
 template <class A>
 NORMSCOPE_INLINE Pack<A> broadcast(A value) {
@@ -180,7 +222,26 @@ NORMSCOPE_INLINE double sum(const Pack<A>& a) {
     return (totals[0] + totals[1]) + (totals[2] + totals[3]);
 }
 
+#if defined(NORMSCOPE_AVX512)
 // The last `count` lanes.
+template <class A>
+NORMSCOPE_INLINE Lanes<A> last_lanes(int64_t count) {
+    constexpr int lanes = Pack<A>::lanes;
+    return {uint16_t(((1u << lanes) - 1) ^ ((1u << (lanes - count)) - 1))};
+}
+
+// One bit per lane, in a word of 16.
+template <class A>
+NORMSCOPE_INLINE uint16_t to_bits(Lanes<A> where) {
+    return where.bits;
+}
+
+// Bits past the lanes are ignored.
+template <class A>
+NORMSCOPE_INLINE Lanes<A> from_bits(uint16_t bits) {
+    return {bits};
+}
+#else
 template <class A>
 NORMSCOPE_INLINE Lanes<A> last_lanes(int64_t count) {
     constexpr int per_part = Pack<A>::lanes / kParts;
@@ -193,7 +254,6 @@ NORMSCOPE_INLINE Lanes<A> last_lanes(int64_t count) {
     return out;
 }
 
-// One bit per lane, in a word of 16.
 template <class A>
 NORMSCOPE_INLINE uint16_t to_bits(const Lanes<A>& where) {
     constexpr int per_part = Pack<A>::lanes / kParts;
@@ -201,10 +261,7 @@ NORMSCOPE_INLINE uint16_t to_bits(const Lanes<A>& where) {
 #pragma GCC unroll 4
     for (int p = 0; p < kParts; ++p) {
         unsigned part = 0;
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-        if constexpr (sizeof(A) == 4) part = _mm512_movepi32_mask((__m512i)where.part[p]);
-        else part = _mm512_movepi64_mask((__m512i)where.part[p]);
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
         if constexpr (sizeof(A) == 4) part = unsigned(_mm256_movemask_ps((__m256)where.part[p]));
         else part = unsigned(_mm256_movemask_pd((__m256d)where.part[p]));
 #else
@@ -229,5 +286,6 @@ NORMSCOPE_INLINE Lanes<A> from_bits(uint16_t bits) {
     }
     return out;
 }
+#endif
 
 }  // namespace normscope::NORMSCOPE_LEVEL

@@ -36,7 +36,7 @@ NORMSCOPE_INLINE Pack<A> load(const A* from, Whole) {
 
 // The compilers that were looked at make five instructions of the conversion that these intrinsics are.
 NORMSCOPE_INLINE Register<uint32_t> widened(Register<uint16_t, kRegister / 2> narrow) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(NORMSCOPE_AVX512)
     return (Register<uint32_t>)_mm512_cvtepu16_epi32((__m256i)narrow);
 #elif defined(__AVX2__)
     return (Register<uint32_t>)_mm256_cvtepu16_epi32((__m128i)narrow);
@@ -72,7 +72,7 @@ NORMSCOPE_INLINE Narrow narrowed(const Pack<float>& value) {
     Narrow out;
 #if defined(__AVX512BF16__)
     out.part[0] = (Register<uint16_t, 32>)_mm512_cvtneps_pbh((__m512)value.part[0]);  // below 2^-126 it gives 0
-#elif defined(__AVX512F__) && defined(__AVX512DQ__)
+#elif defined(NORMSCOPE_AVX512)
     out.part[0] = (Register<uint16_t, 32>)_mm512_cvtepi32_epi16((__m512i)rounded(value.part[0]));
 #elif defined(__AVX2__)
     const __m256i both = _mm256_packus_epi32((__m256i)rounded(value.part[0]), (__m256i)rounded(value.part[1]));
@@ -100,7 +100,7 @@ NORMSCOPE_INLINE void store(bfloat16* to, const Pack<float>& value, Whole) {
     }
 }
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(NORMSCOPE_AVX512)
 NORMSCOPE_INLINE Pack<float> load_masked(const float* from, unsigned lanes, float fill) {
     return {{(Register<float>)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16(lanes), from)}};
 }
@@ -128,7 +128,7 @@ NORMSCOPE_INLINE void store_masked(bfloat16* to, const Pack<float>& value, unsig
 #endif
 
 // Lanes past the count hold `fill`. Where there are no masks it is a call: it is rare, and long.
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(NORMSCOPE_AVX512)
 template <class E>
 NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Part part, Compute<E> fill = 0) {
     return load_masked(from, (1u << part.count) - 1, fill);
@@ -150,7 +150,7 @@ NORMSCOPE_INLINE Pack<Compute<E>> load(const E* from, Whole whole, Compute<E>) {
     return load(from, whole);
 }
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(NORMSCOPE_AVX512)
 template <class E>
 NORMSCOPE_INLINE void store(E* to, const Pack<Compute<E>>& value, Part part) {
     store_masked(to, value, (1u << part.count) - 1);
@@ -166,7 +166,7 @@ NORMSCOPE_CALL void store(E* to, Pack<Compute<E>> value, Part part) {  // by ref
 
 template <class V>
 NORMSCOPE_INLINE void stream_register(void* to, V value) {
-#if defined(__AVX512F__)
+#if defined(NORMSCOPE_AVX512)
     if constexpr (sizeof(V) == 64) return _mm512_stream_si512((__m512i*)to, (__m512i)value);
 #endif
 #if defined(__AVX2__)
@@ -198,6 +198,28 @@ NORMSCOPE_INLINE void stream(E* to, const Pack<Compute<E>>& value, Part part) {
     store(to, value, part);
 }
 
+// Packs that are worked on together because they make a cache line. A line written past the caches in two halves, with
+// others in between, goes to memory twice.
+#if defined(NORMSCOPE_AVX512)
+template <class E>
+constexpr int kLine = int(sizeof(Compute<E>) / sizeof(E));
+
+// A line of two packs, aligned to it.
+NORMSCOPE_INLINE void stream_line(bfloat16* to, const Pack<float>& low, const Pack<float>& high) {
+#if defined(__AVX512BF16__)
+    const auto line = (Register<uint16_t>)_mm512_cvtne2ps_pbh((__m512)high.part[0], (__m512)low.part[0]);
+#else
+    const __m512i both = _mm512_castsi256_si512((__m256i)narrowed(low).part[0]);
+    const auto line = (Register<uint16_t>)_mm512_inserti64x4(both, (__m256i)narrowed(high).part[0], 1);
+#endif
+    stream_register(to, line);
+}
+#else
+// There are too few registers for it.
+template <class E>
+constexpr int kLine = 1;
+#endif
+
 NORMSCOPE_INLINE void stream_fence() {
 #if defined(__SSE2__)
     _mm_sfence();
@@ -225,6 +247,48 @@ NORMSCOPE_INLINE void walk(int64_t phase, int64_t length, Body&& body) {
         }
         for (; i + lanes <= length; i += lanes) body(i, Whole{}, Count<0>{});
         ragged = length - i;
+    }
+}
+
+// As `walk`, but body(offset, Whole or Part, Count<packs>, chain) is called for the packs of a whole line at once; `phase`
+// is where in a line the run starts.
+template <class E, int Chains = 1, class Body>
+NORMSCOPE_INLINE void walk_lines(int64_t phase, int64_t length, Body&& body) {
+    using A = Compute<E>;
+    constexpr int packs = kLine<E>;
+    if constexpr (packs == 1) {
+        walk<A, Chains>(phase, length, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
+            body(i, extent, Count<1>{}, chain);
+        });
+    } else {
+        constexpr int64_t lanes = Pack<A>::lanes, line = packs * lanes;
+        constexpr int lines = Chains > packs ? Chains / packs : 1;
+        int64_t i = 0, ragged = phase % lanes ? lanes - phase % lanes : 0;
+        if (ragged > length) ragged = length;
+        while (i < length) {
+            if (ragged) {
+                body(i, Part{ragged}, Count<1>{}, Count<0>{});
+                i += ragged;
+                ragged = 0;
+                continue;
+            }
+            if ((phase + i) % line == 0) {
+                for (; i + lines * line <= length; i += lines * line) {
+                    each<lines>([&](auto l) NORMSCOPE_LAMBDA {
+                        body(i + l * line, Whole{}, Count<packs>{}, Count<packs * decltype(l){}>{});
+                    });
+                }
+                if constexpr (lines > 1) {
+                    for (; i + line <= length; i += line) body(i, Whole{}, Count<packs>{}, Count<0>{});
+                }
+            }
+            if (i + lanes <= length) {
+                body(i, Whole{}, Count<1>{}, Count<0>{});
+                i += lanes;
+            } else {
+                ragged = length - i;
+            }
+        }
     }
 }
 

@@ -20,8 +20,8 @@ struct View {
         run.x = moved(static_cast<const E*>(job.x), offset);
         run.dy = moved(static_cast<const E*>(job.dy), offset);
         run.residual = moved(static_cast<const E*>(job.residual), offset);
-        run.out = const_cast<E*>(moved(static_cast<const E*>(job.out), offset));
-        run.dresidual = const_cast<E*>(moved(static_cast<const E*>(job.dresidual), offset));
+        run.out = moved(static_cast<E*>(job.out), offset);
+        run.dresidual = moved(static_cast<E*>(job.dresidual), offset);
         run.mask = job.mask ? static_cast<uint8_t*>(job.mask) + 2 * word : nullptr;
         run.phase = phase;
         run.length = length;
@@ -30,7 +30,8 @@ struct View {
 
     Run<E> plane(int64_t sample, int64_t channel) const {
         const int64_t index = sample * job.channels + channel, offset = index * layout.width;
-        return at(offset, layout.width, offset % kGrain, index * layout.words);
+        const int64_t phase = offset % kLongestLine;
+        return at(offset, layout.width, phase, index * layout.words - phase / kGrain);
     }
 
     // A short plane of one channel; its phase is its place in the sample's mask.
@@ -59,9 +60,6 @@ struct View {
         }
         return layout.cut == Cut::planes ? run >= kShortestStream : pitch % kPack == 0 && run % kPack == 0;
     }
-
-   private:
-    static const E* moved(const E* base, int64_t offset) { return base ? base + offset : nullptr; }
 };
 
 }  // namespace normscope::NORMSCOPE_LEVEL

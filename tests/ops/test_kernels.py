@@ -96,6 +96,48 @@ def test_every_epilogue_equals_the_reference(shape, layout, dtype, threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("level", range(len(cpu.EXTENSION.levels)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((8, 24, 57, 57), "contiguous"),  # planes that begin anywhere in a cache line
+        ((16, 720, 7, 7), "contiguous"),  # short planes, blocks of whole lines
+        ((6, 96, 31, 32), "channels_last"),
+    ],
+    ids=str,
+)
+def test_outputs_that_are_written_past_the_caches_equal_the_reference(shape, layout, dtype, level, monkeypatch):
+    monkeypatch.setattr(cpu, "level_in_use", level)
+    for with_residual in (False, True):
+        got, want = both_ways(shape, layout, dtype, "relu", with_residual)
+        assert got[0].numel() * got[0].element_size() > 2**20
+        close(got[0], want[0], dtype, 4)
+        close(got[1], want[1], dtype, 8)
+        close(got[2][1], want[2], torch.float32, 30)
+        close(got[2][0], want[3], torch.float32, 30)
+        if with_residual:
+            close(got[3], want[4], dtype, 4)
+
+
+# With fewer than four channels to a thread, planes are shared out by samples, and the threads' moments are merged.
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize("shape", [(4, 17, 33, 31), (7, 64, 20, 20), (5, 150, 7, 7)], ids=str)
+def test_a_channel_is_the_same_whichever_thread_works_on_it(shape, dtype):
+    x, before, found = draw(*shape).to(dtype) + 3, torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            moments, y = cpu.new_moments(x, 1), torch.empty_like(x)
+            cpu.forward(x, y, moments, None, None, 1e-5)
+            found.append((moments, y))
+    finally:
+        torch.set_num_threads(before)
+    for moments, y in found[1:]:
+        assert torch.equal(moments, found[0][0])
+        assert torch.equal(y, found[0][1])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(8, 5, 6, 6), (8, 3, 20, 20), (64, 12)], ids=str)
 def test_ghosts(shape, layout):
@@ -111,6 +153,16 @@ def test_training_keeps_its_digits_whatever_the_mean(shape, layout, mean):
     got, want = both_ways(shape, layout, torch.float32, "none", with_residual=False, mean=mean)
     assert float((got[0] - want[0]).abs().max()) < 4e-6
     assert float((got[1] - want[1]).abs().max()) < 4e-6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(4, 3, 20, 20), (4, 20, 7, 7), (4, 3, 2, 2), (40, 16)], ids=str)
+def test_a_huge_constant_has_no_variance(shape, layout):
+    x = laid_out(torch.full(shape, 1e160, dtype=torch.float64), layout)
+    moments = cpu.new_moments(x, 1)
+    cpu.forward(x, None, moments, None, None, 1e-5, phases=cpu.STATISTICS)
+    assert torch.equal(moments[0], torch.full_like(moments[0], 1e160))
+    assert not moments[1].any()
 
 
 def test_an_outlier_first_and_a_drift_cost_no_digits():
