@@ -7,12 +7,13 @@
     python benchmarks/kernels.py --spread          show them with the quartiles of the repetitions
 
 Before anything is timed, outputs and gradients are held against float64; a wrong kernel is not timed. Torch and ours
-alternate in one loop with a copy of the same bytes, which gives the share of the bandwidth limit; the medians of the
-ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at batch 32. Whole
-networks and torch.compile are measured in pairs (`speed/pairs.py`), of which those count during which nothing else ran.
-Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its heap, 'default' with
-glibc's own, which hands outputs of 32 MiB and more back to the system. A busy machine shares memory bandwidth out: run
-it on a quiet one.
+alternate in one loop with a pass that reads and writes the same bytes once, which gives the share of the bandwidth
+limit; each is called twice and the second call is timed, so that none pays for what another left in the caches. The
+medians of the ratios between neighbours in that loop are reported, and their geometric mean over ResNet-50's shapes at
+batch 32. Whole networks and torch.compile are measured in pairs (`speed/pairs.py`), of which those count during which
+nothing else ran. Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its
+heap, 'default' with glibc's own, which hands outputs of 32 MiB and more back to the system. A busy machine shares
+memory bandwidth out: run it on a quiet one.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def step(parts: dict[str, Any], name: str, layout: str) -> str:
 def tables(record: dict[str, Any], *, spread: bool = False) -> str:
     """Everything that was measured, as Markdown; with quartiles instead of shares where `spread` is asked for."""
     parts = record["parts"]
-    brackets = "quartiles of the repetitions" if spread else "share of what a copy of the same bytes reaches"
+    brackets = "quartiles of the repetitions" if spread else "share of what one pass over the same bytes reaches"
     title = (
         f"Times faster than torch eager (in brackets: {brackets}), training,"
         f" geometric mean over ResNet-50's shapes; {record['machine']['processor']}, two threads:"
