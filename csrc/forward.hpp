@@ -160,38 +160,62 @@ int64_t table_bytes(int64_t width) {
     return kNumbers * (padded_width(width) * int64_t(sizeof(A)) + 2 * kPack);
 }
 
-template <class E, class Act>
-void forward_block(const View<E>& view, int64_t first, int64_t channels, int64_t ahead) {
+// The moments of a block's channels from number `from` to `to`, all of them where they are summed by columns.
+template <class E>
+void gather_block(const View<E>& view, int64_t first, int64_t from, int64_t to) {
+    using A = Compute<E>;
+    const Job& job = view.job;
+    if (job.inner >= kShortPlane) {
+        for (int64_t c = first + from; c < first + to; ++c) {
+            keep(job, c, short_moments(view.short_plane(0, c).x, job.batch, view.layout.pitch, job.inner));
+        }
+        return;
+    }
+    const int64_t width = to * job.inner;
+    Scratch scratch(ColumnMoments<A>::bytes(width));
+    ColumnMoments<A> moments(scratch, width);
+    moments.add(view.block(0, first, width).x, job.batch, view.layout.pitch);
+    for (int64_t c = 0; c < to; ++c) keep(job, first + c, block_moments(moments, c * job.inner, job.inner));
+}
+
+// Normalizes a block; after every bundle of rows `meanwhile` is told how many are done.
+template <class E, class Act, class Meanwhile>
+void normalize_block(const View<E>& view, int64_t first, int64_t channels, int64_t ahead, Meanwhile&& meanwhile) {
     using A = Compute<E>;
     const Job& job = view.job;
     const int64_t width = channels * job.inner;
-    Scratch scratch(ColumnMoments<A>::bytes(width) + table_bytes<A>(width));
-    if ((job.phases & statistics) && job.inner >= kShortPlane) {
-        for (int64_t c = first; c < first + channels; ++c) {
-            keep(job, c, short_moments(view.short_plane(0, c).x, job.batch, view.layout.pitch, job.inner));
-        }
-    } else if (job.phases & statistics) {
-        ColumnMoments<A> moments(scratch, width);
-        moments.add(view.block(0, first, width).x, job.batch, view.layout.pitch);
-        for (int64_t c = 0; c < channels; ++c) {
-            keep(job, first + c, block_moments(moments, c * job.inner, job.inner));
-        }
-    }
-    if (!(job.phases & apply)) return;
+    Scratch scratch(table_bytes<A>(width));
     const Table<A> table = table_of<A>(scratch, width);
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
     bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
         const Run<E> run = view.block(n, first, width);
         normalize_rows<decltype(rows){}, E, Act>(run, view.step(), table, job.slope, {view.past_caches(), ahead});
+        meanwhile(n + rows);
     });
 }
 
+// While a block is written, the channels of the next one are summed by turns, and the one after that is fetched: neither has
+// to wait for the other.
 template <class E, class Act>
 void forward_blocks(const View<E>& view, const Member& me) {
-    const int64_t blocks = ceil_div(view.job.channels, view.layout.group);
-    for (int64_t b = me.begin(blocks); b < me.end(blocks); ++b) {
-        const int64_t first = b * view.layout.group, ahead = b + 1 < me.end(blocks) ? view.layout.width : 0;
-        forward_block<E, Act>(view, first, least_of(view.layout.group, view.job.channels - first), ahead);
+    const Job& job = view.job;
+    const int64_t group = view.layout.group, blocks = ceil_div(job.channels, group), last = me.end(blocks);
+    const auto channels_of = [&](int64_t b) { return least_of(group, job.channels - b * group); };
+    const bool both = (job.phases & statistics) && (job.phases & apply), by_turns = both && job.inner >= kShortPlane;
+    const int64_t fetched = by_turns ? 2 : 1;
+    bool known = !(job.phases & statistics);
+    for (int64_t b = me.begin(blocks); b < last; ++b) {
+        if (!known) gather_block(view, b * group, 0, channels_of(b));
+        if (!(job.phases & apply)) continue;
+        const int64_t ahead = both && b + fetched < last ? fetched * view.layout.width : 0;
+        int64_t gathered = 0;
+        normalize_block<E, Act>(view, b * group, channels_of(b), ahead, [&](int64_t rows) {
+            if (!by_turns || b + 1 == last) return;
+            const int64_t due = channels_of(b + 1) * rows / job.batch;
+            gather_block(view, (b + 1) * group, gathered, due);
+            gathered = due;
+        });
+        known = by_turns || !(job.phases & statistics);
     }
 }
 
