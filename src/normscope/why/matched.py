@@ -130,7 +130,7 @@ def run(task: Task, job: Job, measure: Measure, *, along: Along | None = None) -
 
     def observe(step: int, current: Members) -> list[int]:
         nonlocal going
-        losses = bench.probe_losses(task, current, index) if task.own else probe_losses(current, index)
+        losses = bench.probe_losses(task, current, index) if task.own else training_losses(current, index)
         models: list[nn.Module] = []
         for place, at in enumerate(going):
             numbers, loss = found[at], losses[place]
@@ -157,7 +157,7 @@ def paced(job: Job) -> Job:
     return dataclasses.replace(job, members=members)
 
 
-def probe_losses(members: Members, index: Tensor) -> list[float]:
+def training_losses(members: Members, index: Tensor) -> list[float]:
     """Train-mode losses of the examples at `index` [probe]: batch norm by the probe's own statistics, without a lag.
 
     Running statistics take the probe in as one more batch; nothing here reads them.
