@@ -62,27 +62,29 @@ void backward_few_planes(const View<E>& view, const Member& me, Sums* partial) {
     }
 }
 
-// Sums down the columns of `rows` runs, the first of which is `top`.
-template <class E, class Gate>
+// Sums down the columns of `rows` runs, adjacent or not, the first of which is `top`.
+template <bool adjacent, class E, class Gate>
 void add_rows(
     ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E>& top, int64_t rows, const Table<Compute<E>>& table) {
     using A = Compute<E>;
     const auto below = broadcast(A(view.job.slope));
     const int64_t pitch = view.layout.pitch, words = view.layout.words;
-    sums.add(0, rows, [&](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
+    const auto term = [&](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
         const auto from = table.at(centre, j);
         auto first = zero<A>(), second = zero<A>();
         each<decltype(together){}>([&](auto r) NORMSCOPE_LAMBDA {
-            const E *at = top.x + (row + r) * pitch + j, *dy = top.dy + (row + r) * pitch + j;
-            fetch(at, kFetchAhead / int64_t(sizeof(E)));
-            fetch(dy, kFetchAhead / int64_t(sizeof(E)));
-            const auto x = load(at, extent);
-            const auto g = Gate::pass(load(dy, extent), x, table, below, j, top.mask + 2 * (row + r) * words, j);
+            const int64_t there = (row + r) * pitch + j;
+            fetch_summed<adjacent, decltype(together){}, decltype(r){}>(top.x + row * pitch, j, pitch);
+            fetch_summed<adjacent, decltype(together){}, decltype(r){}>(top.dy + row * pitch, j, pitch);
+            const auto x = load(top.x + there, extent);
+            const auto g = Gate::pass(load(top.dy + there, extent), x, table, below, j, top.mask + 2 * (row + r) * words, j);
             first = first + g;
             second = multiply_add(g, x - from, second);
         });
         sum1 = sum1 + first, sum2 = sum2 + second;
-    });
+    };
+    if (adjacent && view.streamed(2)) sums.template add<kStreamedRows>(0, rows, term);
+    else sums.template add<kSummedRows>(0, rows, term);
 }
 
 template <class E, class Gate>
@@ -101,7 +103,7 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
-        add_rows<E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
+        add_rows<false, E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
             keep_sums<A>(job, first + c, block_sums(sums, c * job.inner, job.inner));
         }
@@ -149,10 +151,10 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     Scratch scratch(ColumnSums<A>::bytes(layout.width));
     ColumnSums<A> sums(scratch, layout.width);
     const int64_t first = me.begin(layout.rows), last = me.end(layout.rows);
-    add_rows<E, Gate>(sums, view, view.row(first, layout.width), last - first, table);
+    add_rows<true, E, Gate>(sums, view, view.row(first, layout.width), last - first, table);
     if (layout.rest && me.rank == me.size - 1) {
         sums.width = layout.rest;
-        add_rows<E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
+        add_rows<true, E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
         sums.width = layout.width;
     }
     channel_sums(sums, job.channels, layout.group, Found(memory, job.channels, me.rank));

@@ -118,4 +118,9 @@ void keep_sums(const Job& job, int64_t c, const Sums& sums) {
     job.sum_dy_x[c] = dgamma<A>(job.mean[c], job.m2[c], job.count, job.eps, sums.first, sums.second);
 }
 
+inline void keep(const Job& job, int64_t c, const Running& running) {
+    job.mean[c] = running.mean;
+    job.m2[c] = running.m2;
+}
+
 }  // namespace normscope::NORMSCOPE_LEVEL

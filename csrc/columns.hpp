@@ -13,9 +13,11 @@ constexpr int64_t kFold = 64;
 constexpr int64_t kOpening = 16;
 // Rows added up together: the sums so far are read and written once for all of them.
 constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
-// Bytes between what is added up, or worked on and written, and what is fetched.
-constexpr int64_t kFetchAhead = int64_t(1) << 15;
-constexpr int64_t kApplyAhead = int64_t(1) << 13;
+// Fewer of them where memory is waited for, which gives less the more rows are read at once: of two tensors, and of one. The
+// moments of bfloat16 do not wait.
+constexpr int kStreamedRows = 2;
+template <class E>
+constexpr int kStreamedMoments = sizeof(E) < sizeof(Compute<E>) ? kSummedRows : 1;
 
 // Memory for the length of a call, in whole cache lines.
 class Scratch {
@@ -65,11 +67,11 @@ struct ColumnSums {
           wide1(scratch.take_zeroed<double>(padded_width(columns))),
           wide2(scratch.take_zeroed<double>(padded_width(columns))) {}
 
-    // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows to the sums.
-    template <class Term>
+    // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows, up to R, to the sums.
+    template <int R, class Term>
     void add(int64_t first, int64_t last, Term&& term) {
         for (int64_t row = first; row < last; row += kFold) {
-            bundled<kSummedRows>(row, least_of(last, row + kFold), [&](int64_t r, auto rows) NORMSCOPE_LAMBDA {
+            bundled<R>(row, least_of(last, row + kFold), [&](int64_t r, auto rows) NORMSCOPE_LAMBDA {
                 walk<A>(0, width, [&](int64_t j, auto extent, auto) NORMSCOPE_LAMBDA {
                     Pack<A> sum1 = load(narrow1 + j, Whole{}), sum2 = load(narrow2 + j, Whole{});
                     term(r, j, extent, rows, sum1, sum2);
@@ -103,17 +105,6 @@ struct ColumnSums {
     }
 };
 
-// The columns of one channel of a block together, by sums side by side: they round less, and need not wait.
-template <class A>
-Sums block_sums(const ColumnSums<A>& sums, int64_t from, int64_t number) {
-    Sums part[8];
-    for (int64_t j = from; j < from + number; ++j) part[j % 8].add({sums.wide1[j], sums.wide2[j]});
-    for (int step = 4; step; step /= 2) {
-        for (int k = 0; k < step; ++k) part[k].add(part[k + step]);
-    }
-    return part[0];
-}
-
 // Moments of every column. Deviations are taken from a pivot: the mean of all rows before, renewed whenever their number has
 // doubled. What a pivot off by D adds to the rounding of m2, rows * D^2 ulps, is then never more than ulps of m2 itself,
 // because that D also separates the means of two halves.
@@ -135,31 +126,32 @@ struct ColumnMoments {
           m2(scratch.take_zeroed<double>(padded_width(width))) {}
 
     template <class E>
-    void add(const E* x, int64_t rows, int64_t pitch) {
+    void add(const E* x, int64_t rows, int64_t pitch, bool streamed) {
         if (!rows) return;
         const int64_t opening = least_of(rows, kOpening);
         walk<A>(0, sums.width, [&](int64_t j, auto extent, auto) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
-        sums.add(0, opening, deviations(x, pitch));
+        sums.template add<kSummedRows>(0, opening, deviations<false>(x, pitch));
         set_opening(double(opening));
         sums.clear();
         while (count < rows) {
             const int64_t segment = count ? least_of(count, rows - count) : opening;
-            sums.add(count, count + segment, deviations(x, pitch));
+            if (streamed) sums.template add<kStreamedMoments<E>>(count, count + segment, deviations<true>(x, pitch));
+            else if (pitch == sums.width) sums.template add<kSummedRows>(count, count + segment, deviations<true>(x, pitch));
+            else sums.template add<kSummedRows>(count, count + segment, deviations<false>(x, pitch));
             merge(segment);
         }
     }
 
    private:
-    template <class E>
+    template <bool adjacent, class E>
     auto deviations(const E* x, int64_t pitch) {
         return [this, x, pitch](
                    int64_t row, int64_t j, auto extent, auto rows, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
             const auto from = load(pivot + j, Whole{});
             auto first = zero<A>(), second = zero<A>();  // apart from the sums so far, which keeps the rounding down
             each<decltype(rows){}>([&](auto r) NORMSCOPE_LAMBDA {
-                const E* at = x + (row + r) * pitch + j;
-                fetch(at, kFetchAhead / int64_t(sizeof(E)));
-                const auto d = load(at, extent, A(0)) - from;
+                fetch_summed<adjacent, decltype(rows){}, decltype(r){}>(x + row * pitch, j, pitch);
+                const auto d = load(x + (row + r) * pitch + j, extent, A(0)) - from;
                 first = first + d;
                 second = multiply_add(d, d, second);
             });
@@ -193,5 +185,22 @@ struct ColumnMoments {
         count += segment;
     }
 };
+
+template <class A>
+int64_t table_bytes(int64_t width) {
+    return kNumbers * (padded_width(width) * int64_t(sizeof(A)) + 2 * kPack);
+}
+
+// What lies past the last column is read, and reaches the unused bits of a mask.
+template <class A>
+Table<A> table_of(Scratch& scratch, int64_t width) {
+    const int64_t whole = padded_width(width) + Pack<A>::lanes;
+    Table<A> table;
+    for (auto& value : table.value) {
+        value = scratch.take<A>(whole);
+        __builtin_memset(value + width, 0, size_t(whole - width) * sizeof(A));
+    }
+    return table;
+}
 
 }  // namespace normscope::NORMSCOPE_LEVEL

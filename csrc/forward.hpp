@@ -1,9 +1,9 @@
 // The forward: moments, then normalization, residual and activation.
 #pragma once
 
+#include "blocks.hpp"
 #include "planes.hpp"
 #include "rows.hpp"
-#include "short.hpp"
 #include "team.hpp"
 #include "views.hpp"
 
@@ -14,11 +14,6 @@ constexpr int64_t kStretch = int64_t(1) << 18;
 // How far ahead of the place in the next channel that is being read it is fetched, in elements: 8 KB.
 template <class E>
 constexpr int64_t kPlaneAhead = 8192 / sizeof(E);
-
-inline void keep(const Job& job, int64_t c, const Running& running) {
-    job.mean[c] = running.mean;
-    job.m2[c] = running.m2;
-}
 
 template <class E>
 Uniform<Compute<E>> forward_uniform(const Job& job, int64_t channel) {
@@ -119,81 +114,6 @@ void forward_few_planes(const View<E>& view, const Member& me, Running* partial)
     }
 }
 
-// The columns of one channel of a block together: `number` from `column` on.
-template <class A>
-Running block_moments(const ColumnMoments<A>& moments, int64_t column, int64_t number) {
-    const double* mean = moments.mean + column;
-    double centre = 0, m2 = 0;
-    for (int64_t k = 0; k < number; ++k) centre += mean[k] - mean[0];
-    centre = mean[0] + centre / double(number);
-    for (int64_t k = 0; k < number; ++k) {
-        const double gap = mean[k] - centre;
-        m2 += moments.m2[column + k] + double(moments.count) * gap * gap;
-    }
-    return {double(moments.count * number), centre, m2};
-}
-
-// What lies past the last column is read, and reaches the unused bits of a mask.
-template <class A>
-Table<A> table_of(Scratch& scratch, int64_t width) {
-    const int64_t whole = padded_width(width) + Pack<A>::lanes;
-    Table<A> table;
-    for (auto& value : table.value) {
-        value = scratch.take<A>(whole);
-        __builtin_memset(value + width, 0, size_t(whole - width) * sizeof(A));
-    }
-    return table;
-}
-
-// A channel's numbers for each of its columns, which are the `inner` that follow each other in a row of short planes. What
-// is written past them, the next channel or the padding takes.
-template <class A, class NumbersOf>
-void fill_blocks(const Table<A>& table, int64_t channels, int64_t inner, NumbersOf&& numbers_of) {
-    for (int64_t c = 0; c < channels; ++c) {
-        const auto numbers = numbers_of(c);
-        for (int64_t k = 0; k < inner; k += Pack<A>::lanes) table.set_pack(c * inner + k, numbers);
-    }
-}
-
-template <class A>
-int64_t table_bytes(int64_t width) {
-    return kNumbers * (padded_width(width) * int64_t(sizeof(A)) + 2 * kPack);
-}
-
-// The moments of a block's channels from number `from` to `to`, all of them where they are summed by columns.
-template <class E>
-void gather_block(const View<E>& view, int64_t first, int64_t from, int64_t to) {
-    using A = Compute<E>;
-    const Job& job = view.job;
-    if (job.inner >= kShortPlane) {
-        for (int64_t c = first + from; c < first + to; ++c) {
-            keep(job, c, short_moments(view.short_plane(0, c).x, job.batch, view.layout.pitch, job.inner));
-        }
-        return;
-    }
-    const int64_t width = to * job.inner;
-    Scratch scratch(ColumnMoments<A>::bytes(width));
-    ColumnMoments<A> moments(scratch, width);
-    moments.add(view.block(0, first, width).x, job.batch, view.layout.pitch);
-    for (int64_t c = 0; c < to; ++c) keep(job, first + c, block_moments(moments, c * job.inner, job.inner));
-}
-
-// Normalizes a block; after every bundle of rows `meanwhile` is told how many are done.
-template <class E, class Act, class Meanwhile>
-void normalize_block(const View<E>& view, int64_t first, int64_t channels, int64_t ahead, Meanwhile&& meanwhile) {
-    using A = Compute<E>;
-    const Job& job = view.job;
-    const int64_t width = channels * job.inner;
-    Scratch scratch(table_bytes<A>(width));
-    const Table<A> table = table_of<A>(scratch, width);
-    fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
-    bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
-        const Run<E> run = view.block(n, first, width);
-        normalize_rows<decltype(rows){}, E, Act>(run, view.step(), table, job.slope, {view.past_caches(), ahead});
-        meanwhile(n + rows);
-    });
-}
-
 // While a block is written, the channels of the next one are summed by turns, and the one after that is fetched: neither has
 // to wait for the other.
 template <class E, class Act>
@@ -235,7 +155,7 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
     const int64_t channels = job.channels, first = me.begin(layout.rows), last = me.end(layout.rows);
     Scratch scratch(ColumnMoments<A>::bytes(layout.width) + 2 * Scratch::padded<double>(channels));
     ColumnMoments<A> moments(scratch, layout.width);
-    moments.add(view.row(first, layout.width).x, last - first, layout.pitch);
+    moments.add(view.row(first, layout.width).x, last - first, layout.pitch, view.streamed(1));
     const Found mine(memory, channels, me.rank);
     channel_moments(moments, channels, layout.group, mine);
     if (layout.rest && me.rank == me.size - 1) {

@@ -4,7 +4,8 @@
 
 #include "activation.hpp"
 #include "channel.hpp"
-#include "storage.hpp"
+#include "fetch.hpp"
+#include "walk.hpp"
 
 namespace normscope::NORMSCOPE_LEVEL {
 
@@ -101,11 +102,6 @@ struct Traffic {
     int64_t ahead;
 };
 
-template <class E>
-NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
-    __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 2);
-}
-
 // Writes P packs of each of R rows, which come row by row.
 template <int R, int P, class E, class Extent>
 NORMSCOPE_INLINE void write_rows(
@@ -131,15 +127,15 @@ NORMSCOPE_INLINE void normalize_beside(
     using A = Compute<E>;
     constexpr int64_t lanes = Pack<A>::lanes;
     const auto below = broadcast(A(slope));
+    const Order<R, E> order(step.pitch, run.length, traffic.ahead);
     walk_lines<E, Chains>(
         run.phase, run.length, [&](int64_t i, auto extent, auto packs, auto chain) NORMSCOPE_LAMBDA {
             constexpr int P = decltype(packs){};
             Pack<A> z[R * P];
             each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
                 const int64_t at = i + k % P * lanes;
-                const E* x = run.x + k / P * step.pitch + at;
-                fetch(x, traffic.ahead);
-                z[k] = normalized(load(x, extent), numbers, at);
+                if constexpr (decltype(k){} % P == 0) order.fetch_line(run.x, k / P, i);
+                z[k] = normalized(load(run.x + k / P * step.pitch + at, extent), numbers, at);
             });
             each<P>([&](auto p) NORMSCOPE_LAMBDA {
                 beside(i + p * lanes, extent, Count<decltype(chain){} + decltype(p){}>{});
@@ -147,9 +143,8 @@ NORMSCOPE_INLINE void normalize_beside(
             if (run.residual) {
                 each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
                     const int64_t at = i + k % P * lanes;
-                    const E* residual = run.residual + k / P * step.pitch + at;
-                    fetch(residual, traffic.ahead);
-                    z[k] = z[k] + load(residual, extent);
+                    if constexpr (decltype(k){} % P == 0) order.fetch_line(run.residual, k / P, i);
+                    z[k] = z[k] + load(run.residual + k / P * step.pitch + at, extent);
                     if constexpr (Act::gates) {
                         uint8_t* mask = run.mask + 2 * (k / P) * step.words;
                         if (run.mask) write_mask<A>(mask, run.phase + at, to_bits(Act::closed(z[k])));
@@ -209,18 +204,20 @@ void differentiate_rows(
     const auto below = broadcast(A(job.slope));
     const bool batch_statistics = job.batch_statistics;
     constexpr int64_t lanes = Pack<A>::lanes;
+    const Order<R, E> order(step.pitch, run.length, traffic.ahead);
     walk_lines<E>(
         run.phase, run.length, [&](int64_t i, auto extent, auto packs, auto) NORMSCOPE_LAMBDA {
             constexpr int P = decltype(packs){};
             Pack<A> dx[R * P], g[R * P];
             each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
                 const int64_t at = i + k % P * lanes, there = k / P * step.pitch + at;
-                fetch(run.dy + there, traffic.ahead);
-                Pack<A> x = zero<A>();
-                if (Gate::reads_x || batch_statistics) {
-                    fetch(run.x + there, traffic.ahead);
-                    x = load(run.x + there, extent);
+                const bool reads_x = Gate::reads_x || batch_statistics;
+                if constexpr (decltype(k){} % P == 0) {
+                    order.fetch_line(run.dy, k / P, i);
+                    if (reads_x) order.fetch_line(run.x, k / P, i);
                 }
+                Pack<A> x = zero<A>();
+                if (reads_x) x = load(run.x + there, extent);
                 const uint8_t* mask = run.mask + 2 * (k / P) * step.words;
                 g[k] = Gate::pass(load(run.dy + there, extent), x, numbers, below, at, mask, run.phase + at);
                 dx[k] = numbers.at(dy_gain, at) * g[k];

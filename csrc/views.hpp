@@ -9,6 +9,8 @@ namespace normscope::NORMSCOPE_LEVEL {
 // Outputs from this size on are written past the caches, if their memory is in place and their runs are aligned.
 constexpr int64_t kPastCaches = int64_t(1) << 20;
 constexpr int64_t kShortestStream = 768;
+// What is read from this size on comes from memory.
+constexpr int64_t kStreamed = int64_t(16) << 20;
 
 template <class E>
 struct View {
@@ -52,12 +54,15 @@ struct View {
 
     Step step() const { return {layout.pitch, layout.words}; }
 
+    // Whether a pass that reads so many tensors waits for memory.
+    bool streamed(int tensors) const { return tensors * bytes() >= kStreamed; }
+
+    int64_t bytes() const { return job.batch * job.channels * job.inner * int64_t(sizeof(E)); }
+
     bool past_caches() const {
         const int64_t run = layout.width * int64_t(sizeof(E)), pitch = layout.pitch * int64_t(sizeof(E));
         const bool aligned = (uintptr_t(job.out) | uintptr_t(job.dresidual)) % kPack == 0;
-        if (!aligned || !job.in_place || job.batch * job.channels * job.inner * int64_t(sizeof(E)) < kPastCaches) {
-            return false;
-        }
+        if (!aligned || !job.in_place || bytes() < kPastCaches) return false;
         return layout.cut == Cut::planes ? run >= kShortestStream : pitch % kPack == 0 && run % kPack == 0;
     }
 };

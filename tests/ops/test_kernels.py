@@ -104,6 +104,7 @@ def test_every_epilogue_equals_the_reference(shape, layout, dtype, threads):
         ((8, 24, 57, 57), "contiguous"),  # planes that begin anywhere in a cache line
         ((16, 720, 7, 7), "contiguous"),  # short planes, blocks of whole lines
         ((6, 96, 31, 32), "channels_last"),
+        ((6, 720, 65, 31), "channels_last"),  # inputs beyond the caches too
     ],
     ids=str,
 )
