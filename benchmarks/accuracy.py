@@ -27,7 +27,7 @@ from normscope.ops.backend import use_backend
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "accuracy.md"
-SHAPES = [(32, 16), (512, 300), (16, 64, 28, 28), (32, 256, 7, 7), (8, 3, 96, 96), (2, 5, 200, 200)]
+SHAPES = [(32, 16), (512, 300), (16, 64, 28, 28), (32, 256, 7, 7), (8, 3, 96, 96), (2, 5, 200, 200), (20, 64, 64, 64)]
 QUANTITIES = ("y", "dx", "dgamma", "dbeta")
 # bfloat16 has 8 bits of mantissa: beyond this its values no longer hold a deviation of 1.
 MEANS = {"float32": (0, 1, 10, 1e2, 1e3, 1e4, 1e5, 1e6), "bfloat16": (0, 1, 10, 1e2), "float64": (0, 1e3, 1e6)}
