@@ -1,4 +1,5 @@
-// Fresh pages cost more than the kernels: an output of 32 MiB or more comes untouched from the system.
+// Fresh pages cost more than the kernels. glibc hands out outputs of 32 MiB and more untouched by the system, and smaller ones
+// too where it has given the end of its heap back.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace normscope {
 
-constexpr int64_t kFresh = int64_t(32) << 20;
+constexpr int64_t kFresh = int64_t(4) << 20;
 constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
 
 // Whether the memory has been touched before; if not, asks for huge pages, which fault in at a fraction of the cost.
