@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import normscope
 from normscope.model.attach import before_forward
 from normscope.model.find import find
 from normscope.probes.catalog import PROBES
+from normscope.why.study import processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -315,13 +315,6 @@ def render(result: dict[str, Any]) -> None:
     """Put the table between the document's marks."""
     before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
     DOCUMENT.write_text(f"{before}{BEGIN}\n{table(result)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor's model."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
