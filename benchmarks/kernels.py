@@ -91,12 +91,11 @@ def keep(part: str, numbers: dict[str, Any]) -> None:
 def processor() -> str:
     """The processor's model and the kernels' level; a virtual one's name leaves out which generation it is."""
     from normscope.ops import cpu
-    from normscope.why.study import processor as model
+    from normscope.why import study
 
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    family = next((f" (family {line.split(':')[1].strip()})" for line in lines if line.startswith("cpu family")), "")
-    return f"{model()}{family}, {os.cpu_count()} cores, {cpu.EXTENSION.levels[0]}"
+    family = study.cpuinfo("cpu family")
+    model = study.processor() + (f" (family {family})" if family else "")
+    return f"{model}, {os.cpu_count()} cores, {cpu.EXTENSION.levels[0]}"
 
 
 def geometric(values: list[float]) -> float:
