@@ -6,11 +6,11 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 template <class E, class Gate>
-void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t last, Traffic traffic) {
+void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t last, Traffic<int64_t> traffic) {
     auto numbers = forward_uniform<E>(view.job, c);
     numbers.set(backward_numbers<Compute<E>>(view.job, c));
     for (int64_t n = first; n < last; ++n) {
-        differentiate_rows<1, E, Gate>(view.plane(n, c), {}, numbers, view.job, traffic);
+        differentiate_rows<1, E, Gate>(view.plane(n, c), {}, 1, numbers, view.job, traffic);
     }
 }
 
@@ -30,7 +30,7 @@ void backward_planes(const View<E>& view, const Member& me) {
             keep_sums<Compute<E>>(job, c, plane_sums<E, Gate>(view, c, 0, job.batch));
         }
         const bool more = (job.phases & statistics) && c + 1 < last;
-        const Traffic traffic{view.past_caches(), more ? view.layout.width : 0};
+        const Traffic<int64_t> traffic{view.past_caches(), more ? view.layout.width : 0};
         if (job.phases & apply) differentiate_planes<E, Gate>(view, c, 0, job.batch, traffic);
     }
 }
@@ -62,29 +62,29 @@ void backward_few_planes(const View<E>& view, const Member& me, Sums* partial) {
     }
 }
 
-// Sums down the columns of `rows` runs, adjacent or not, the first of which is `top`.
-template <bool adjacent, class E, class Gate>
+// Sums down the columns of `rows` runs, R at once, the first of which is `top`.
+template <int R, bool fetching, class E, class Gate>
 void add_rows(
-    ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E>& top, int64_t rows, const Table<Compute<E>>& table) {
+    ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E> top, int64_t rows, const Table<Compute<E>> table) {
     using A = Compute<E>;
     const auto below = broadcast(A(view.job.slope));
     const int64_t pitch = view.layout.pitch, words = view.layout.words;
-    const auto term = [&](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
+    const auto term = [=](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
         const auto from = table.at(centre, j);
         auto first = zero<A>(), second = zero<A>();
         each<decltype(together){}>([&](auto r) NORMSCOPE_LAMBDA {
             const int64_t there = (row + r) * pitch + j;
-            fetch_summed<adjacent, decltype(together){}, decltype(r){}>(top.x + row * pitch, j, pitch);
-            fetch_summed<adjacent, decltype(together){}, decltype(r){}>(top.dy + row * pitch, j, pitch);
+            fetch_summed<fetching>(top.x + there);
+            fetch_summed<fetching>(top.dy + there);
             const auto x = load(top.x + there, extent);
-            const auto g = Gate::pass(load(top.dy + there, extent), x, table, below, j, top.mask + 2 * (row + r) * words, j);
+            const uint8_t* mask = top.mask + 2 * (row + r) * words;
+            const auto g = Gate::pass(load(top.dy + there, extent), x, table, below, j, mask, j, extent);
             first = first + g;
             second = multiply_add(g, x - from, second);
         });
         sum1 = sum1 + first, sum2 = sum2 + second;
     };
-    if (adjacent && view.streamed(2)) sums.template add<kStreamedRows>(0, rows, term);
-    else sums.template add<kSummedRows>(0, rows, term);
+    sums.template add<R>(0, rows, term);
 }
 
 template <class E, class Gate>
@@ -103,17 +103,15 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
-        add_rows<false, E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
+        add_rows<kSummedRows, true, E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
             keep_sums<A>(job, first + c, block_sums(sums, c * job.inner, job.inner));
         }
     }
     if (!(job.phases & apply)) return;
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return backward_numbers<A>(job, first + c); });
-    bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
-        const Run<E> run = view.block(n, first, width);
-        differentiate_rows<decltype(rows){}, E, Gate>(run, view.step(), table, job, {view.past_caches(), ahead});
-    });
+    const Traffic<int64_t> traffic{view.past_caches(), ahead};
+    differentiate_rows<kRows, E, Gate>(view.block(0, first, width), view.step(), job.batch, table, job, traffic);
 }
 
 template <class E, class Gate>
@@ -151,10 +149,12 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     Scratch scratch(ColumnSums<A>::bytes(layout.width));
     ColumnSums<A> sums(scratch, layout.width);
     const int64_t first = me.begin(layout.rows), last = me.end(layout.rows);
-    add_rows<true, E, Gate>(sums, view, view.row(first, layout.width), last - first, table);
+    const Run<E> top = view.row(first, layout.width);
+    if (view.streamed(2)) add_rows<kStreamedSums, true, E, Gate>(sums, view, top, last - first, table);
+    else add_rows<kSummedRows, false, E, Gate>(sums, view, top, last - first, table);
     if (layout.rest && me.rank == me.size - 1) {
         sums.width = layout.rest;
-        add_rows<true, E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
+        add_rows<1, false, E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
         sums.width = layout.width;
     }
     channel_sums(sums, job.channels, layout.group, Found(memory, job.channels, me.rank));
@@ -174,12 +174,12 @@ void backward_rows(const View<E>& view, const Member& me, double* partial) {
     if (job.phases & statistics) row_sums<E, Gate>(view, me, table, partial);
     if (!(job.phases & apply)) return;
     fill_backward(table, job, layout.group);
-    const Traffic traffic{view.past_caches(), kApplyAhead / int64_t(sizeof(E))};
+    const Traffic<Unasked> traffic{view.past_caches(), {}};
     if (layout.rest && me.rank == me.size - 1) {
-        differentiate_rows<1, E, Gate>(view.row(layout.rows, layout.rest), {}, table, job, traffic);
+        differentiate_rows<1, E, Gate>(view.row(layout.rows, layout.rest), {}, 1, table, job, traffic);
     }
-    latest_first(view, me, [&](int64_t r, auto rows) {
-        differentiate_rows<decltype(rows){}, E, Gate>(view.row(r, layout.width), view.step(), table, job, traffic);
+    latest_first(view, me, [&](const Run<E>& top, int64_t rows) {
+        differentiate_rows<1, E, Gate>(top, view.step(), rows, table, job, traffic);
     });
 }
 

@@ -56,7 +56,7 @@ void gather_block(const View<E>& view, int64_t first, int64_t from, int64_t to) 
     const int64_t width = to * job.inner;
     Scratch scratch(ColumnMoments<A>::bytes(width));
     ColumnMoments<A> moments(scratch, width);
-    moments.add(view.block(0, first, width).x, job.batch, view.layout.pitch, false);
+    moments.template add<kSummedRows, true>(view.block(0, first, width).x, job.batch, view.layout.pitch);
     for (int64_t c = 0; c < to; ++c) keep(job, first + c, block_moments(moments, c * job.inner, job.inner));
 }
 
@@ -69,9 +69,10 @@ void normalize_block(const View<E>& view, int64_t first, int64_t channels, int64
     Scratch scratch(table_bytes<A>(width));
     const Table<A> table = table_of<A>(scratch, width);
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
+    const Traffic<int64_t> traffic{view.past_caches(), ahead};
     bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
         const Run<E> run = view.block(n, first, width);
-        normalize_rows<decltype(rows){}, E, Act>(run, view.step(), table, job.slope, {view.past_caches(), ahead});
+        normalize_rows<decltype(rows){}, E, Act>(run, view.step(), rows, table, job.slope, traffic);
         meanwhile(n + rows);
     });
 }

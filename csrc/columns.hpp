@@ -13,11 +13,20 @@ constexpr int64_t kFold = 64;
 constexpr int64_t kOpening = 16;
 // Rows added up together: the sums so far are read and written once for all of them.
 constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
-// Fewer of them where memory is waited for, which gives less the more rows are read at once: of two tensors, and of one. The
-// moments of bfloat16 do not wait.
-constexpr int kStreamedRows = 2;
+// The same where memory is waited for, which suits one row after the other best. The moments of bfloat16 wait for arithmetic.
 template <class E>
 constexpr int kStreamedMoments = sizeof(E) < sizeof(Compute<E>) ? kSummedRows : 1;
+constexpr int kStreamedSums = 1;
+// Bytes between what is added up and what is fetched.
+constexpr int64_t kFetchAhead = int64_t(1) << 15;
+
+// Each fetch stays where it is: compilers would bring all of a column together, and such a burst has to wait for memory.
+template <bool fetching, class E>
+NORMSCOPE_INLINE void fetch_summed(const E* from) {
+    if constexpr (!fetching) return;
+    __asm__ volatile("");
+    fetch(from, kFetchAhead / int64_t(sizeof(E)));
+}
 
 // Memory for the length of a call, in whole cache lines.
 class Scratch {
@@ -67,16 +76,18 @@ struct ColumnSums {
           wide1(scratch.take_zeroed<double>(padded_width(columns))),
           wide2(scratch.take_zeroed<double>(padded_width(columns))) {}
 
-    // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows, up to R, to the sums.
+    // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows, up to R, to the sums. What it
+    // reads it must hold by value: whatever lies behind a reference is read again after every store of a sum.
     template <int R, class Term>
-    void add(int64_t first, int64_t last, Term&& term) {
+    void add(int64_t first, int64_t last, const Term term) {
+        A *const to1 = narrow1, *const to2 = narrow2;
         for (int64_t row = first; row < last; row += kFold) {
-            bundled<R>(row, least_of(last, row + kFold), [&](int64_t r, auto rows) NORMSCOPE_LAMBDA {
-                walk<A>(0, width, [&](int64_t j, auto extent, auto) NORMSCOPE_LAMBDA {
-                    Pack<A> sum1 = load(narrow1 + j, Whole{}), sum2 = load(narrow2 + j, Whole{});
+            bundled<R>(row, least_of(last, row + kFold), [&, columns = width](int64_t r, auto rows) NORMSCOPE_LAMBDA {
+                walk<A>(0, columns, [&](int64_t j, auto extent, auto) NORMSCOPE_LAMBDA {
+                    Pack<A> sum1 = load(to1 + j, Whole{}), sum2 = load(to2 + j, Whole{});
                     term(r, j, extent, rows, sum1, sum2);
-                    store(narrow1 + j, sum1, Whole{});
-                    store(narrow2 + j, sum2, Whole{});
+                    store(to1 + j, sum1, Whole{});
+                    store(to2 + j, sum2, Whole{});
                 });
             });
             fold();
@@ -125,33 +136,33 @@ struct ColumnMoments {
           mean(scratch.take_zeroed<double>(padded_width(width))),
           m2(scratch.take_zeroed<double>(padded_width(width))) {}
 
-    template <class E>
-    void add(const E* x, int64_t rows, int64_t pitch, bool streamed) {
+    // R rows at once.
+    template <int R, bool fetching, class E>
+    void add(const E* x, int64_t rows, int64_t pitch) {
         if (!rows) return;
         const int64_t opening = least_of(rows, kOpening);
         walk<A>(0, sums.width, [&](int64_t j, auto extent, auto) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
-        sums.template add<kSummedRows>(0, opening, deviations<false>(x, pitch));
+        sums.template add<R>(0, opening, deviations<fetching>(x, pitch));
         set_opening(double(opening));
         sums.clear();
         while (count < rows) {
             const int64_t segment = count ? least_of(count, rows - count) : opening;
-            if (streamed) sums.template add<kStreamedMoments<E>>(count, count + segment, deviations<true>(x, pitch));
-            else if (pitch == sums.width) sums.template add<kSummedRows>(count, count + segment, deviations<true>(x, pitch));
-            else sums.template add<kSummedRows>(count, count + segment, deviations<false>(x, pitch));
+            sums.template add<R>(count, count + segment, deviations<fetching>(x, pitch));
             merge(segment);
         }
     }
 
    private:
-    template <bool adjacent, class E>
-    auto deviations(const E* x, int64_t pitch) {
-        return [this, x, pitch](
+    template <bool fetching, class E>
+    auto deviations(const E* x, int64_t pitch) const {
+        return [x, pitch, pivots = static_cast<const A*>(pivot)](
                    int64_t row, int64_t j, auto extent, auto rows, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
-            const auto from = load(pivot + j, Whole{});
+            const auto from = load(pivots + j, Whole{});
             auto first = zero<A>(), second = zero<A>();  // apart from the sums so far, which keeps the rounding down
             each<decltype(rows){}>([&](auto r) NORMSCOPE_LAMBDA {
-                fetch_summed<adjacent, decltype(rows){}, decltype(r){}>(x + row * pitch, j, pitch);
-                const auto d = load(x + (row + r) * pitch + j, extent, A(0)) - from;
+                const E* at = x + (row + r) * pitch + j;
+                fetch_summed<fetching>(at);
+                const auto d = load(at, extent, A(0)) - from;
                 first = first + d;
                 second = multiply_add(d, d, second);
             });

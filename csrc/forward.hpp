@@ -10,7 +10,7 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 // Bytes of a stretch of rows that is walked in rising order.
-constexpr int64_t kStretch = int64_t(1) << 18;
+constexpr int64_t kStretch = int64_t(1) << 20;
 // How far ahead of the place in the next channel that is being read it is fetched, in elements: 8 KB.
 template <class E>
 constexpr int64_t kPlaneAhead = 8192 / sizeof(E);
@@ -23,10 +23,10 @@ Uniform<Compute<E>> forward_uniform(const Job& job, int64_t channel) {
 }
 
 template <class E, class Act>
-void normalize_planes(const View<E>& view, int64_t channel, int64_t first, int64_t last, Traffic traffic) {
+void normalize_planes(const View<E>& view, int64_t channel, int64_t first, int64_t last, Traffic<int64_t> traffic) {
     const auto numbers = forward_uniform<E>(view.job, channel);
     for (int64_t n = first; n < last; ++n) {
-        normalize_rows<1, E, Act>(view.plane(n, channel), {}, numbers, view.job.slope, traffic);
+        normalize_rows<1, E, Act>(view.plane(n, channel), {}, 1, numbers, view.job.slope, traffic);
     }
 }
 
@@ -64,7 +64,7 @@ Running normalize_and_gather(const View<E>& view, int64_t channel) {
         const Run<E> here = view.plane(n, channel), next = beside_previous(view, n, channel + 1);
         for (int64_t k = 0; k < pieces(here); ++k) {
             const Run<E> part = piece(here, k);
-            const Traffic traffic{view.past_caches(), ahead_in_next(view, n, part.x - here.x)};
+            const Traffic<int64_t> traffic{view.past_caches(), ahead_in_next(view, n, part.x - here.x)};
             moments.template add_beside<Act>(piece(next, k), part, numbers, view.job.slope, traffic);
         }
     }
@@ -155,7 +155,9 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
     const int64_t channels = job.channels, first = me.begin(layout.rows), last = me.end(layout.rows);
     Scratch scratch(ColumnMoments<A>::bytes(layout.width) + 2 * Scratch::padded<double>(channels));
     ColumnMoments<A> moments(scratch, layout.width);
-    moments.add(view.row(first, layout.width).x, last - first, layout.pitch, view.streamed(1));
+    const E* top = view.row(first, layout.width).x;
+    if (view.streamed(1)) moments.template add<kStreamedMoments<E>, true>(top, last - first, layout.pitch);
+    else moments.template add<kSummedRows, false>(top, last - first, layout.pitch);
     const Found mine(memory, channels, me.rank);
     channel_moments(moments, channels, layout.group, mine);
     if (layout.rest && me.rank == me.size - 1) {
@@ -182,13 +184,14 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
 }
 
 // The rows whose statistics were taken last are still in the cache and come first, in stretches long enough for the
-// machine's own prefetching.
+// machine's own prefetching, which one row after the other suits best.
 template <class E, class Body>
 void latest_first(const View<E>& view, const Member& me, Body&& body) {
     const int64_t first = me.begin(view.layout.rows), last = me.end(view.layout.rows);
     const int64_t stretch = 1 + kStretch / (view.layout.width * int64_t(sizeof(E)));
     for (int64_t end = last; end > first; end -= stretch) {
-        bundled<kRows>(end - stretch < first ? first : end - stretch, end, body);
+        const int64_t begin = end - stretch < first ? first : end - stretch;
+        body(view.row(begin, view.layout.width), end - begin);
     }
 }
 
@@ -202,12 +205,12 @@ void forward_rows(const View<E>& view, const Member& me, double* partial) {
     Scratch scratch(table_bytes<A>(layout.width));
     const Table<A> table = table_of<A>(scratch, layout.width);
     fill_forward(table, job, layout.group);
-    const Traffic traffic{view.past_caches(), kApplyAhead / int64_t(sizeof(E))};
+    const Traffic<Unasked> traffic{view.past_caches(), {}};
     if (layout.rest && me.rank == me.size - 1) {
-        normalize_rows<1, E, Act>(view.row(layout.rows, layout.rest), {}, table, job.slope, traffic);
+        normalize_rows<1, E, Act>(view.row(layout.rows, layout.rest), {}, 1, table, job.slope, traffic);
     }
-    latest_first(view, me, [&](int64_t r, auto rows) {
-        normalize_rows<decltype(rows){}, E, Act>(view.row(r, layout.width), view.step(), table, job.slope, traffic);
+    latest_first(view, me, [&](const Run<E>& top, int64_t rows) {
+        normalize_rows<1, E, Act>(top, view.step(), rows, table, job.slope, traffic);
     });
 }
 

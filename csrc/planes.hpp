@@ -83,13 +83,15 @@ class PlaneMoments {
 
     // Adds `piece` while `here`, which is as long, is normalized. Both are cut into packs where `here` is.
     template <class Act>
-    void add_beside(const Run<E>& piece, const Run<E>& here, const Uniform<A>& numbers, double slope, Traffic traffic) {
+    void add_beside(const Run<E>& piece, const Run<E>& here, const Uniform<A>& numbers, double slope, Traffic<int64_t> traffic) {
         make_room(piece);
         Chained<A> sums = sums_;
-        const auto from = broadcast(pivot_);
+        const A pivot = pivot_;
+        const auto from = broadcast(pivot);
+        const E* beside = piece.x;
         normalize_beside<1, kChains, E, Act>(
             here, {}, numbers, slope, traffic, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
-                const auto d = load(piece.x + i, extent, pivot_) - from;
+                const auto d = load(beside + i, extent, pivot) - from;
                 sums.add(chain, d, d);
             });
         sums_ = sums;
@@ -153,7 +155,7 @@ class PlaneProducts {
         const auto below = below_;
         walk<A, kChains>(run.phase, run.length, [&](int64_t i, auto extent, auto chain) NORMSCOPE_LAMBDA {
             const auto x = load(run.x + i, extent);
-            const auto g = Gate::pass(load(run.dy + i, extent), x, numbers, below, i, run.mask, run.phase + i);
+            const auto g = Gate::pass(load(run.dy + i, extent), x, numbers, below, i, run.mask, run.phase + i, extent);
             sums.add(chain, g, x - numbers.at(centre, i));
         });
         sums_ = sums;

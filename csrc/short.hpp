@@ -68,6 +68,7 @@ Sums short_products(
     const auto below = broadcast(A(slope)), nothing = zero<A>();
     const auto rest = last_lanes<A>(run.length % Pack<A>::lanes);
     const int64_t most = 1 + kChunk<A> / run.length;
+    const Part anywhere{Pack<A>::lanes};
     Sums total;
     for (int64_t first = 0; first < samples; first += most) {
         Chained<A> sums;
@@ -80,7 +81,7 @@ Sums short_products(
                     fetch(dy, kSamplesAhead * step.pitch);
                     const auto x = load(at, Whole{});
                     const uint8_t* mask = run.mask + 2 * (n + k) * step.words;
-                    auto g = Gate::pass(load(dy, Whole{}), x, numbers, below, i, mask, run.phase + i);
+                    auto g = Gate::pass(load(dy, Whole{}), x, numbers, below, i, mask, run.phase + i, anywhere);
                     if constexpr (sizeof...(lanes)) g = select(lanes..., g, nothing);
                     part.add(k, g, x - numbers.at(centre, i));
                 });

@@ -74,7 +74,9 @@ NORMSCOPE_INLINE void walk_lines(int64_t phase, int64_t length, Body&& body) {
 // Calls body(row, Count<N>) for N rows at once as far as they reach, then row by row.
 template <int N, class Body>
 NORMSCOPE_INLINE void bundled(int64_t first, int64_t last, Body&& body) {
-    for (; first + N <= last; first += N) body(first, Count<N>{});
+    if constexpr (N > 1) {
+        for (; first + N <= last; first += N) body(first, Count<N>{});
+    }
     for (; first < last; ++first) body(first, Count<1>{});
 }
 
