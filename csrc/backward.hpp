@@ -6,7 +6,7 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 template <class E, class Gate>
-void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t last, Traffic<int64_t> traffic) {
+void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t last, Traffic traffic) {
     auto numbers = forward_uniform<E>(view.job, c);
     numbers.set(backward_numbers<Compute<E>>(view.job, c));
     for (int64_t n = first; n < last; ++n) {
@@ -30,7 +30,7 @@ void backward_planes(const View<E>& view, const Member& me) {
             keep_sums<Compute<E>>(job, c, plane_sums<E, Gate>(view, c, 0, job.batch));
         }
         const bool more = (job.phases & statistics) && c + 1 < last;
-        const Traffic<int64_t> traffic{view.past_caches(), more ? view.layout.width : 0};
+        const Traffic traffic{view.past_caches(), more ? view.layout.width : 0};
         if (job.phases & apply) differentiate_planes<E, Gate>(view, c, 0, job.batch, traffic);
     }
 }
@@ -103,14 +103,14 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
-        add_rows<kSummedRows, true, E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
+        add_rows<kSummedPairs, true, E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
             keep_sums<A>(job, first + c, block_sums(sums, c * job.inner, job.inner));
         }
     }
     if (!(job.phases & apply)) return;
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return backward_numbers<A>(job, first + c); });
-    const Traffic<int64_t> traffic{view.past_caches(), ahead};
+    const Traffic traffic{view.past_caches(), ahead};
     differentiate_rows<kRows, E, Gate>(view.block(0, first, width), view.step(), job.batch, table, job, traffic);
 }
 
@@ -150,8 +150,8 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     ColumnSums<A> sums(scratch, layout.width);
     const int64_t first = me.begin(layout.rows), last = me.end(layout.rows);
     const Run<E> top = view.row(first, layout.width);
-    if (view.streamed(2)) add_rows<kStreamedSums, true, E, Gate>(sums, view, top, last - first, table);
-    else add_rows<kSummedRows, false, E, Gate>(sums, view, top, last - first, table);
+    if (view.streamed(2)) add_rows<kStreamedPairs, true, E, Gate>(sums, view, top, last - first, table);
+    else add_rows<kSummedPairs, false, E, Gate>(sums, view, top, last - first, table);
     if (layout.rest && me.rank == me.size - 1) {
         sums.width = layout.rest;
         add_rows<1, false, E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
@@ -174,7 +174,7 @@ void backward_rows(const View<E>& view, const Member& me, double* partial) {
     if (job.phases & statistics) row_sums<E, Gate>(view, me, table, partial);
     if (!(job.phases & apply)) return;
     fill_backward(table, job, layout.group);
-    const Traffic<Unasked> traffic{view.past_caches(), {}};
+    const Traffic traffic{view.past_caches(), view.ahead()};
     if (layout.rest && me.rank == me.size - 1) {
         differentiate_rows<1, E, Gate>(view.row(layout.rows, layout.rest), {}, 1, table, job, traffic);
     }

@@ -69,7 +69,7 @@ void normalize_block(const View<E>& view, int64_t first, int64_t channels, int64
     Scratch scratch(table_bytes<A>(width));
     const Table<A> table = table_of<A>(scratch, width);
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
-    const Traffic<int64_t> traffic{view.past_caches(), ahead};
+    const Traffic traffic{view.past_caches(), ahead};
     bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
         const Run<E> run = view.block(n, first, width);
         normalize_rows<decltype(rows){}, E, Act>(run, view.step(), rows, table, job.slope, traffic);

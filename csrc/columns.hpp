@@ -11,22 +11,13 @@ namespace normscope::NORMSCOPE_LEVEL {
 constexpr int64_t kFold = 64;
 // Rows whose mean is the first pivot.
 constexpr int64_t kOpening = 16;
-// Rows added up together: the sums so far are read and written once for all of them.
+// Rows added up together, of one tensor and of two: the sums so far are read and written once for all of them.
 constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
+constexpr int kSummedPairs = kSummedRows / 2;
 // The same where memory is waited for, which suits one row after the other best. The moments of bfloat16 wait for arithmetic.
 template <class E>
 constexpr int kStreamedMoments = sizeof(E) < sizeof(Compute<E>) ? kSummedRows : 1;
-constexpr int kStreamedSums = 1;
-// Bytes between what is added up and what is fetched.
-constexpr int64_t kFetchAhead = int64_t(1) << 15;
-
-// Each fetch stays where it is: compilers would bring all of a column together, and such a burst has to wait for memory.
-template <bool fetching, class E>
-NORMSCOPE_INLINE void fetch_summed(const E* from) {
-    if constexpr (!fetching) return;
-    __asm__ volatile("");
-    fetch(from, kFetchAhead / int64_t(sizeof(E)));
-}
+constexpr int kStreamedPairs = 1;
 
 // Memory for the length of a call, in whole cache lines.
 class Scratch {

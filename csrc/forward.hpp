@@ -23,7 +23,7 @@ Uniform<Compute<E>> forward_uniform(const Job& job, int64_t channel) {
 }
 
 template <class E, class Act>
-void normalize_planes(const View<E>& view, int64_t channel, int64_t first, int64_t last, Traffic<int64_t> traffic) {
+void normalize_planes(const View<E>& view, int64_t channel, int64_t first, int64_t last, Traffic traffic) {
     const auto numbers = forward_uniform<E>(view.job, channel);
     for (int64_t n = first; n < last; ++n) {
         normalize_rows<1, E, Act>(view.plane(n, channel), {}, 1, numbers, view.job.slope, traffic);
@@ -64,7 +64,7 @@ Running normalize_and_gather(const View<E>& view, int64_t channel) {
         const Run<E> here = view.plane(n, channel), next = beside_previous(view, n, channel + 1);
         for (int64_t k = 0; k < pieces(here); ++k) {
             const Run<E> part = piece(here, k);
-            const Traffic<int64_t> traffic{view.past_caches(), ahead_in_next(view, n, part.x - here.x)};
+            const Traffic traffic{view.past_caches(), ahead_in_next(view, n, part.x - here.x)};
             moments.template add_beside<Act>(piece(next, k), part, numbers, view.job.slope, traffic);
         }
     }
@@ -205,7 +205,7 @@ void forward_rows(const View<E>& view, const Member& me, double* partial) {
     Scratch scratch(table_bytes<A>(layout.width));
     const Table<A> table = table_of<A>(scratch, layout.width);
     fill_forward(table, job, layout.group);
-    const Traffic<Unasked> traffic{view.past_caches(), {}};
+    const Traffic traffic{view.past_caches(), view.ahead()};
     if (layout.rest && me.rank == me.size - 1) {
         normalize_rows<1, E, Act>(view.row(layout.rows, layout.rest), {}, 1, table, job.slope, traffic);
     }

@@ -83,7 +83,7 @@ class PlaneMoments {
 
     // Adds `piece` while `here`, which is as long, is normalized. Both are cut into packs where `here` is.
     template <class Act>
-    void add_beside(const Run<E>& piece, const Run<E>& here, const Uniform<A>& numbers, double slope, Traffic<int64_t> traffic) {
+    void add_beside(const Run<E>& piece, const Run<E>& here, const Uniform<A>& numbers, double slope, Traffic traffic) {
         make_room(piece);
         Chained<A> sums = sums_;
         const A pivot = pivot_;

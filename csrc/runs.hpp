@@ -89,7 +89,7 @@ struct Run {
 
 // A whole pack of a run begins with a word, or with a byte if it has no more lanes.
 template <class A>
-using Word = typename std::conditional_t<Pack<A>::lanes == 16, uint16_t, uint8_t>;
+using Word = std::conditional_t<Pack<A>::lanes == 16, uint16_t, uint8_t>;
 
 template <class A>
 NORMSCOPE_INLINE void write_mask(uint8_t* mask, int64_t position, uint16_t lanes, Whole) {
@@ -119,11 +119,10 @@ NORMSCOPE_INLINE uint16_t read_mask(const uint8_t* mask, int64_t position, Part)
     return uint16_t(bits >> (uint64_t(position) % 8));
 }
 
-// How the outputs are written, and how many elements ahead the inputs are fetched.
-template <class Ahead>
+// How the outputs are written, and how many elements ahead the inputs are fetched (0: what is read anyway).
 struct Traffic {
     bool past_caches;
-    Ahead ahead;
+    int64_t ahead;
 };
 
 // Writes P packs of each of R rows, which come row by row.
@@ -145,9 +144,9 @@ NORMSCOPE_INLINE void write_rows(
 
 // R runs that lie a step apart, at once: what a table holds for a column is read once for all of them. `beside` is called
 // for every pack, as by `walk`, with work that is done while this one waits for memory.
-template <int R, int Chains, class E, class Act, class Numbers, class Ahead, class Beside>
+template <int R, int Chains, class E, class Act, class Numbers, class Beside>
 NORMSCOPE_INLINE void normalize_beside(
-    const Run<E> run, const Step step, const Numbers numbers, double slope, const Traffic<Ahead> traffic, Beside&& beside) {
+    const Run<E> run, const Step step, const Numbers numbers, double slope, const Traffic traffic, Beside&& beside) {
     using A = Compute<E>;
     constexpr int64_t lanes = Pack<A>::lanes;
     const auto below = broadcast(A(slope));
@@ -180,9 +179,9 @@ NORMSCOPE_INLINE void normalize_beside(
 }
 
 // `rows` runs, R at once.
-template <int R, class E, class Act, class Numbers, class Ahead>
+template <int R, class E, class Act, class Numbers>
 void normalize_rows(
-    const Run<E> top, const Step step, int64_t rows, const Numbers numbers, double slope, const Traffic<Ahead> traffic) {
+    const Run<E> top, const Step step, int64_t rows, const Numbers numbers, double slope, const Traffic traffic) {
     bundled<R>(0, rows, [&](int64_t r, auto together) NORMSCOPE_LAMBDA {
         normalize_beside<decltype(together){}, 1, E, Act>(
             top.after(r, step), step, numbers, slope, traffic, [](int64_t, auto, auto) NORMSCOPE_LAMBDA {});
@@ -225,10 +224,10 @@ struct Remembered {
 };
 
 // R runs that lie a step apart, at once.
-template <int R, class E, class Gate, class Numbers, class Ahead>
+template <int R, class E, class Gate, class Numbers>
 NORMSCOPE_INLINE void differentiate(
     const Run<E> run, const Step step, const Numbers numbers, double slope, bool batch_statistics,
-    const Traffic<Ahead> traffic) {
+    const Traffic traffic) {
     using A = Compute<E>;
     const auto below = broadcast(A(slope));
     constexpr int64_t lanes = Pack<A>::lanes;
@@ -260,9 +259,9 @@ NORMSCOPE_INLINE void differentiate(
 }
 
 // `rows` runs, R at once.
-template <int R, class E, class Gate, class Numbers, class Ahead>
+template <int R, class E, class Gate, class Numbers>
 void differentiate_rows(
-    const Run<E> top, const Step step, int64_t rows, const Numbers numbers, const Job& job, const Traffic<Ahead> traffic) {
+    const Run<E> top, const Step step, int64_t rows, const Numbers numbers, const Job& job, const Traffic traffic) {
     const double slope = job.slope;
     const bool batch_statistics = job.batch_statistics;
     bundled<R>(0, rows, [&](int64_t r, auto together) NORMSCOPE_LAMBDA {
