@@ -13,7 +13,7 @@ constexpr int64_t kFold = 64;
 constexpr int64_t kOpening = 16;
 // Rows added up together, of one tensor and of two: the sums so far are read and written once for all of them.
 constexpr int kSummedRows = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
-constexpr int kSummedPairs = kSummedRows / 2;
+constexpr int kSummedPairs = kParts == 1 ? 4 : 2;
 // The same where memory is waited for, which suits one row after the other best. The moments of bfloat16 wait for arithmetic.
 template <class E>
 constexpr int kStreamedMoments = sizeof(E) < sizeof(Compute<E>) ? kSummedRows : 1;
