@@ -63,7 +63,7 @@ def objection(x: Tensor) -> str:
     """Why the kernels cannot take `x`; empty when they can."""
     if EXTENSION.module is None:
         return EXTENSION.reason
-    if x.device.type != "cpu" or x.layout != torch.strided:
+    if not x.is_cpu or x.layout != torch.strided:
         return f"the compiled kernels run on strided CPU tensors, this one is {x.layout} on {x.device}"
     if x.dtype not in _DTYPES:
         return f"the compiled kernels take float32, bfloat16 and float64, this tensor is {x.dtype}"

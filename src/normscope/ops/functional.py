@@ -86,8 +86,11 @@ def _suits(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     """Whether the compiled kernels may run: chosen, able, and given parameters that torch would take as well."""
     if backend.requested() in ("torch", "reference") or cpu.objection(x):
         return False
-    wide = cpu.parameter_dtype(x)
-    return all(p is None or (p.device == x.device and p.dtype in (wide, x.dtype)) for p in (weight, bias))
+    dtypes = (cpu.parameter_dtype(x), x.dtype)
+    for parameter in (weight, bias):
+        if parameter is not None and not (parameter.is_cpu and parameter.dtype in dtypes):
+            return False
+    return True
 
 
 def train(
