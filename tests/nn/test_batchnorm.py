@@ -92,6 +92,16 @@ def test_a_large_mean_in_channels_last_keeps_its_digits():
     assert (y - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_inputs_in_channels_last_are_rounded_once(dtype):
+    x = (draw(12, 3, 5, 7) * 3 + 10).to(dtype).to(memory_format=torch.channels_last)
+    layer = nn.BatchNorm2d(3)
+    y, expected = layer(x), torch.nn.functional.batch_norm(x.double(), None, None, training=True)
+    assert ((y - expected).abs() <= 1.001 * torch.finfo(dtype).eps / 2 * expected.abs().clamp_min(2) + 1e-5).all()
+    variance = 0.9 + 0.1 * Moments.of(x).variance("bessel")
+    torch.testing.assert_close(layer.running_var.double(), variance, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_errors_are_torchs(name):
     ours, theirs = pair(name)

@@ -1,10 +1,12 @@
-"""Layers that normalize by the whole batch: on small inputs torch's kernel runs, where it is faster and as right."""
+"""Layers that normalize by the whole batch.
+
+Torch's kernel does all of it on CUDA devices, and on small inputs where it is faster and as right.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from normscope.moments import Moments
@@ -27,7 +29,7 @@ class _Kept:
         """The moments, as exact as float32."""
         mean, inverse = self.mean.double(), self.inverse_deviation.double()
         m2 = (inverse.pow(-2) - self.eps).clamp_(min=0) * self.count
-        return Moments(torch.tensor(float(self.count), dtype=torch.float64), mean, m2)
+        return Moments(mean.new_tensor(float(self.count)), mean, m2)
 
 
 class PlainLayer(NormLayer):
@@ -39,17 +41,20 @@ class PlainLayer(NormLayer):
         if not (
             momentum is not None
             and backend.requested() == "auto"
-            and aten.is_faster(x, weight, bias, mean, variance)
+            and (
+                aten.is_faster(x, weight, bias, mean, variance)
+                or (x.is_cuda and aten.supports(x, weight, bias, mean, variance))
+            )
             and not tracing()
             and not transformed()
         ):
             return super()._by_batch(x, epilogue)
-        y, found, inverse = torch.native_batch_norm(x, weight, bias, mean, variance, True, momentum, self.eps)  # noqa: FBT003
+        y, found, inverse = aten.tracked(x, weight, bias, mean, variance, momentum, self.eps)
         # Past torch.nn.Module's __setattr__ and __getattr__, each of which costs a tenth of the kernel.
         self.__dict__["_last"] = _Kept(found, inverse, self.eps, x.numel() // x.shape[1])
         if mean is not None and (tracked := buffers["num_batches_tracked"]) is not None:
             cpu.increment(tracked)
-        if aten.is_near(found, inverse):
+        if x.is_cuda or aten.is_near(found, inverse):
             return y if epilogue is PLAIN else epilogue.composed(y)
         # The running statistics stay as torch's kernel left them.
         y, exact = self._normalize(x, epilogue)
