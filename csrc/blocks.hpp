@@ -71,8 +71,7 @@ void normalize_block(const View<E>& view, int64_t first, int64_t channels, int64
     fill_blocks(table, channels, job.inner, [&](int64_t c) { return forward_numbers<A>(job, first + c); });
     const Traffic traffic{view.past_caches(), ahead};
     bundled<kRows>(0, job.batch, [&](int64_t n, auto rows) {
-        const Run<E> run = view.block(n, first, width);
-        normalize_rows<decltype(rows){}, E, Act>(run, view.step(), rows, table, job.slope, traffic);
+        normalize<decltype(rows){}, E, Act>(view.block(n, first, width), view.step(), table, job.slope, traffic);
         meanwhile(n + rows);
     });
 }

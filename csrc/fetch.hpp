@@ -6,7 +6,9 @@
 namespace normscope::NORMSCOPE_LEVEL {
 
 // Bytes between what is added up and what is fetched.
-constexpr int64_t kFetchAhead = int64_t(1) << 15;
+constexpr int64_t kSummedAhead = int64_t(1) << 15;
+// Bytes between what an element-wise pass reads, or what is added up beside it, and what is fetched.
+constexpr int64_t kAppliedAhead = int64_t(1) << 13;
 
 template <class E>
 NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
@@ -18,7 +20,7 @@ template <bool fetching, class E>
 NORMSCOPE_INLINE void fetch_summed(const E* from) {
     if constexpr (!fetching) return;
     __asm__ volatile("");
-    fetch(from, kFetchAhead / int64_t(sizeof(E)));
+    fetch(from, kSummedAhead / int64_t(sizeof(E)));
 }
 
 }  // namespace normscope::NORMSCOPE_LEVEL

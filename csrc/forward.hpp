@@ -11,9 +11,6 @@ namespace normscope::NORMSCOPE_LEVEL {
 
 // Bytes of a stretch of rows that is walked in rising order.
 constexpr int64_t kStretch = int64_t(1) << 20;
-// How far ahead of the place in the next channel that is being read it is fetched, in elements: 8 KB.
-template <class E>
-constexpr int64_t kPlaneAhead = 8192 / sizeof(E);
 
 template <class E>
 Uniform<Compute<E>> forward_uniform(const Job& job, int64_t channel) {
@@ -49,7 +46,7 @@ Running plane_moments(const View<E>& view, int64_t channel, int64_t first, int64
 // How far it is from element `begin` of a plane to what is fetched meanwhile: a little ahead in the next channel.
 template <class E>
 int64_t ahead_in_next(const View<E>& view, int64_t sample, int64_t begin) {
-    const int64_t width = view.layout.width, target = begin + kPlaneAhead<E>;
+    const int64_t width = view.layout.width, target = begin + kAppliedAhead / int64_t(sizeof(E));
     const int64_t planes = sample + target / width, channels = 1 + planes / view.job.batch;
     return (planes % view.job.batch - sample) * view.layout.pitch + channels * width + target % width - begin;
 }

@@ -178,13 +178,19 @@ NORMSCOPE_INLINE void normalize_beside(
         });
 }
 
+template <int R, class E, class Act, class Numbers>
+NORMSCOPE_INLINE void normalize(
+    const Run<E> run, const Step step, const Numbers numbers, double slope, const Traffic traffic) {
+    const auto nothing = [](int64_t, auto, auto) NORMSCOPE_LAMBDA {};
+    normalize_beside<R, 1, E, Act>(run, step, numbers, slope, traffic, nothing);
+}
+
 // `rows` runs, R at once.
 template <int R, class E, class Act, class Numbers>
 void normalize_rows(
     const Run<E> top, const Step step, int64_t rows, const Numbers numbers, double slope, const Traffic traffic) {
     bundled<R>(0, rows, [&](int64_t r, auto together) NORMSCOPE_LAMBDA {
-        normalize_beside<decltype(together){}, 1, E, Act>(
-            top.after(r, step), step, numbers, slope, traffic, [](int64_t, auto, auto) NORMSCOPE_LAMBDA {});
+        normalize<decltype(together){}, E, Act>(top.after(r, step), step, numbers, slope, traffic);
     });
 }
 

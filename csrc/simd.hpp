@@ -134,12 +134,33 @@ NORMSCOPE_ELEMENTWISE(Lanes, operator>=, u >= v)
 #endif
 #undef NORMSCOPE_ELEMENTWISE
 
-// a * b + c, fused wherever the level can. Forward and backward must round alike: both come here.
+// a * b + c, rounded once wherever the level can. Nothing else is: compilers are told to fuse nothing by themselves, because
+// each does it in other places, and then a channel's numbers depend on which copy of the code works on it.
+NORMSCOPE_INLINE Register<float> multiply_add(Register<float> a, Register<float> b, Register<float> c) {
+#if defined(NORMSCOPE_AVX512)
+    return (Register<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (Register<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+NORMSCOPE_INLINE Register<double> multiply_add(Register<double> a, Register<double> b, Register<double> c) {
+#if defined(NORMSCOPE_AVX512)
+    return (Register<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (Register<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return a * b + c;
+#endif
+}
+
 template <class A>
 NORMSCOPE_INLINE Pack<A> multiply_add(const Pack<A>& a, const Pack<A>& b, const Pack<A>& c) {
     Pack<A> out;
 #pragma GCC unroll 4
-    for (int p = 0; p < kParts; ++p) out.part[p] = a.part[p] * b.part[p] + c.part[p];
+    for (int p = 0; p < kParts; ++p) out.part[p] = multiply_add(a.part[p], b.part[p], c.part[p]);
     return out;
 }
 

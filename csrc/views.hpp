@@ -13,8 +13,6 @@ constexpr int64_t kShortestStream = 768;
 constexpr int64_t kStreamed = int64_t(16) << 20;
 // Of a tensor from this size on, little is left in a cache when it is read again.
 constexpr int64_t kBeyondCaches = int64_t(32) << 20;
-// Bytes between what is read again and what is fetched.
-constexpr int64_t kApplyAhead = int64_t(1) << 13;
 
 template <class E>
 struct View {
@@ -62,7 +60,7 @@ struct View {
     bool streamed(int tensors) const { return tensors * bytes() >= kStreamed; }
 
     // How many elements ahead rows are fetched that are read again: from memory, the machine fetches them better by itself.
-    int64_t ahead() const { return bytes() >= kBeyondCaches ? 0 : kApplyAhead / int64_t(sizeof(E)); }
+    int64_t ahead() const { return bytes() >= kBeyondCaches ? 0 : kAppliedAhead / int64_t(sizeof(E)); }
 
     int64_t bytes() const { return job.batch * job.channels * job.inner * int64_t(sizeof(E)); }
 
