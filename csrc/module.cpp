@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -85,10 +86,13 @@ Job shaped(int dtype, int64_t batch, int64_t channels, int64_t inner, bool chann
     return job;
 }
 
+// Bytes of the mask of one job, without padding.
+int64_t mask_size(const Job& job) { return 2 * layout_of(job).total; }
+
 // Runs `groups` jobs of equal shape that lie one after the other in every tensor.
 void run(void (*kernel)(const Job&), Job job, int64_t groups) {
     const int64_t bytes = job.batch * job.channels * job.inner * element_size(job.dtype);
-    const int64_t mask_bytes = layout_of(job).total * 2;
+    const int64_t mask_bytes = mask_size(job);
     if (job.phases & apply) {
         job.in_place = settle(job.out, bytes * groups);
         if (job.dresidual) job.in_place &= settle(job.dresidual, bytes * groups);
@@ -120,6 +124,8 @@ void forward(
     job.mean = address<double>(moments), job.m2 = job.mean + groups * channels;
     job.activation = Activation(activation), job.slope = slope;
     run_released(levels().at(size_t(level))->forward, job, groups);
+    // No kernel writes the padding: the outputs of one call are those of the next.
+    if (mask) std::memset(advanced(address<char>(mask), mask_size(job) * groups), 0, kMaskPadding);
 }
 
 // The sum over groups of `sums`, in the type of the parameters.
@@ -195,7 +201,7 @@ bool near_zero(uintptr_t mean, uintptr_t inverse_deviation, int64_t channels, do
 }
 
 int64_t mask_bytes(int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last, int64_t groups) {
-    return layout_of(shaped(dtype, batch, channels, inner, channels_last, 1, 0)).total * 2 * groups + kMaskPadding;
+    return mask_size(shaped(dtype, batch, channels, inner, channels_last, 1, 0)) * groups + kMaskPadding;
 }
 
 std::vector<std::string> level_names() {
