@@ -14,11 +14,7 @@
 #define NORMSCOPE_LAMBDA __attribute__((always_inline))
 
 // Before a loop over channels or columns: no iteration depends on another.
-#if defined(_OPENMP)
 #define NORMSCOPE_SIMD _Pragma("omp simd")
-#else
-#define NORMSCOPE_SIMD
-#endif
 
 namespace normscope::NORMSCOPE_LEVEL {
 
