@@ -102,6 +102,16 @@ def test_narrow_inputs_in_channels_last_are_rounded_once(dtype):
     torch.testing.assert_close(layer.running_var.double(), variance, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 4, 5), (8, 3, 50, 50)], ids=["small", "large"])
+def test_tracking_can_be_switched_off_later_as_in_torch(shape):
+    ours, theirs = pair("BatchNorm2d")
+    for layer in (ours, theirs):
+        layer(draw(*shape))
+        layer.track_running_stats = False
+        layer(draw(*shape, seed=1) * 3 + 1)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_errors_are_torchs(name):
     ours, theirs = pair(name)

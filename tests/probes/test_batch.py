@@ -81,6 +81,13 @@ def test_own_layers_hand_theirs_out():
     assert close(ghost, x)
 
 
+def test_what_own_layers_hand_out_is_recomputed_where_the_variance_is_lost_in_eps():
+    x = values() * 1e-6
+    reading = reading_of(normscope.nn.BatchNorm2d(5), x.requires_grad_())
+    assert reading.source == f"{RECOMPUTED}: variance tiny against eps"
+    assert close(reading, x, 1e-12)
+
+
 def test_recomputed_without_gradients():
     with torch.no_grad():
         reading = reading_of(nn.BatchNorm2d(5), values())

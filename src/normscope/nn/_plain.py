@@ -1,7 +1,4 @@
-"""Layers that normalize by the whole batch.
-
-Torch's kernel does all of it on CUDA devices, and on small inputs where it is faster and as right.
-"""
+"""Layers that normalize by the whole batch; where torch does that best, it does all of it (see `aten.does_best`)."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from normscope.ops.functional import PLAIN, Epilogue
 
 @dataclass(slots=True)
 class _Kept:
-    """What torch's kernel says of a batch: mean and 1 / sqrt(variance + eps), float32, shape [channels]."""
+    """What torch's kernel says of a batch: mean and 1 / sqrt(biased variance + eps), shape [channels]."""
 
     mean: Tensor
     inverse_deviation: Tensor
@@ -26,7 +23,7 @@ class _Kept:
     count: int
 
     def merged(self) -> Moments:
-        """The moments, as exact as float32."""
+        """The moments, as exact as these two numbers: of a variance far below eps little is left in them."""
         mean, inverse = self.mean.double(), self.inverse_deviation.double()
         m2 = (inverse.pow(-2) - self.eps).clamp_(min=0) * self.count
         return Moments(mean.new_tensor(float(self.count)), mean, m2)
@@ -37,14 +34,12 @@ class PlainLayer(NormLayer):
 
     def _by_batch(self, x: Tensor, epilogue: Epilogue) -> Tensor:
         weight, bias, momentum, buffers = self.weight, self.bias, self.momentum, self._buffers
-        mean, variance = (buffers["running_mean"], buffers["running_var"]) if self.training else (None, None)
+        tracks = self.training and self.track_running_stats
+        mean, variance = (buffers["running_mean"], buffers["running_var"]) if tracks else (None, None)
         if not (
             momentum is not None
             and backend.requested() == "auto"
-            and (
-                aten.is_faster(x, weight, bias, mean, variance)
-                or (x.is_cuda and aten.supports(x, weight, bias, mean, variance))
-            )
+            and aten.does_best(x, weight, bias, mean, variance)
             and not tracing()
             and not transformed()
         ):

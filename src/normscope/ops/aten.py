@@ -1,6 +1,7 @@
-"""torch's own batch-norm kernel behind the package's functional signature: nothing is updated, statistics come back.
+"""torch's own batch-norm kernels, and where they are the best there is.
 
-Its accuracy on data with a large mean is torch's, except where torch's is lost: in channels_last on a CPU the input is
+`train` stands behind the package's functional signature: nothing is updated, statistics come back. Its accuracy on data
+with a large mean is torch's, except where torch's is lost: in channels_last on a CPU an input of float32 or float64 is
 first shifted, per channel, by one of its own values, which costs a pass and keeps the digits.
 """
 
@@ -40,6 +41,11 @@ def is_faster(x: Tensor, *values: Tensor | None) -> bool:
         if value is not None and value.dtype != torch.float32:
             return False
     return x.device.type == "cpu" and x.is_contiguous()
+
+
+def does_best(x: Tensor, *values: Tensor | None) -> bool:
+    """Whether a layer leaves a training forward to torch: on CUDA devices and where `is_faster`; arguments as there."""
+    return is_faster(x, *values) or (x.is_cuda and supports(x, *values))
 
 
 def is_near(mean: Tensor, inverse_deviation: Tensor) -> bool:

@@ -83,6 +83,8 @@ def look(layer: NormLayer, module: nn.Module, x: Tensor, output: Tensor) -> Kept
     handed = getattr(module, "batch_moments", None)
     if isinstance(handed, Moments):
         moments = Moments(handed.count.cpu(), handed.mean.cpu(), handed.m2.cpu())
+        if bool((moments.variance("biased") < _TINY_VARIANCE * layer.eps).any()):
+            return _recomputed(x, "variance tiny against eps")
         return Reading(moments, HANDED) if _small_mean(moments, x) else _recomputed(x, "large mean")
     node = _node(output, x)
     mean = None if node is None else node._saved_result1
