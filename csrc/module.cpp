@@ -123,7 +123,7 @@ void forward(
     job.mean = address<double>(moments), job.m2 = job.mean + groups * channels;
     job.activation = Activation(activation), job.slope = slope;
     run_released(levels().at(size_t(level))->forward, job, groups);
-    // No kernel writes the padding: the outputs of one call are those of the next.
+    // No kernel writes the padding, which reading the last bits reaches into.
     if (mask) std::memset(advanced(address<char>(mask), mask_size(job) * groups), 0, kMaskPadding);
 }
 

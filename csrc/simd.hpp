@@ -130,8 +130,8 @@ NORMSCOPE_ELEMENTWISE(Lanes, operator>=, u >= v)
 #endif
 #undef NORMSCOPE_ELEMENTWISE
 
-// a * b + c, rounded once wherever the level can. Nothing else is: compilers are told to fuse nothing by themselves, because
-// each does it in other places, and then a channel's numbers depend on which copy of the code works on it.
+// a * b + c, rounded once by the levels that say so here. Nothing else is: compilers are told to fuse nothing by themselves,
+// because each does it in other places, and then a channel's numbers depend on which copy of the code works on it.
 NORMSCOPE_INLINE Register<float> multiply_add(Register<float> a, Register<float> b, Register<float> c) {
 #if defined(NORMSCOPE_AVX512)
     return (Register<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);

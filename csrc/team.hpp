@@ -36,7 +36,7 @@ template <class Work>
 void in_team(int threads, Work work) {
 #if defined(NORMSCOPE_OPENMP)
     if (threads > 1) {
-        const auto member = [](void* shared) {
+        const auto member = [](void* shared) noexcept {
             (*static_cast<Work*>(shared))(Member{omp_get_thread_num(), omp_get_num_threads()});
         };
         return GOMP_parallel(member, &work, unsigned(threads), 0);

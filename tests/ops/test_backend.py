@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +40,18 @@ def test_a_reason_is_given_for_every_choice():
     half = backend(X.half())
     assert half.name == "torch"
     assert "float16" in half.reason or "not installed" in half.reason
+
+
+def test_kernels_that_run_on_one_thread_say_so(monkeypatch):
+    module = SimpleNamespace(openmp=False, level_names=lambda: ["baseline"])
+    monkeypatch.setattr(cpu, "EXTENSION", cpu.Extension(module, ""))
+    assert "on one thread" in normscope.backend(X).reason
+
+
+def test_the_function_that_is_called_on_cuda_is_there_and_takes_what_it_is_given():
+    given = X, None, None, torch.zeros(3), torch.ones(3), True, 0.1, 1e-5
+    found = torch._batch_norm_impl_index(*given, cudnn_enabled=False)[:3]
+    torch.testing.assert_close(found, torch.native_batch_norm(*given))
 
 
 @pytest.mark.skipif(cpu.EXTENSION.module is None, reason=cpu.EXTENSION.reason)

@@ -54,7 +54,10 @@ def backend(x: Tensor) -> Backend:
         return Backend("torch", "", f"torch's own kernel is faster for at most {aten.FEW} contiguous float32 elements")
     if not objection:
         levels = cpu.EXTENSION.levels
-        return Backend("compiled", levels[cpu.level_in_use], f"{x.dtype} on the CPU; levels here: {', '.join(levels)}")
+        reason = f"{x.dtype} on the CPU; levels here: {', '.join(levels)}"
+        if not cpu.EXTENSION.module.openmp:
+            reason += "; on one thread, built without GCC's OpenMP runtime, whose threads are torch's"
+        return Backend("compiled", levels[cpu.level_in_use], reason)
     name = "torch" if takes_torch(x) else "reference"
     return Backend(name, "", objection)
 
