@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,21 @@ def test_why_runs_there(amp, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
     assert (tmp_path / "out" / "page.html").exists()
+
+
+def test_a_repeated_study_gives_the_same_numbers(tmp_path):
+    found = []
+    for name in ("a", "b"):
+        done = CliRunner().invoke(
+            cli.app,
+            ["why", "--model", f"{EXAMPLE}:make_model", "--data", f"{EXAMPLE}:make_data", "--effort", "quick",
+             "--device", DEVICE, "--claims", "faster-optimization", "--out", str(tmp_path / name)],
+        )  # fmt: skip
+        assert done.exit_code == 0, (done.output, done.exception)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        found.append((record["verdicts"], record["versions"]))
+    assert found[0] == found[1]
+    assert found[0][1]["accelerator"] == torch.cuda.get_device_name()
 
 
 def test_a_device_that_is_not_there_is_named():

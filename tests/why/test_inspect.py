@@ -83,6 +83,10 @@ def test_the_salt_changes_with_the_task_and_not_with_its_timing():
     assert study.salt(task) != study.salt(dataclasses.replace(task, fingerprint="b"))
     assert study.salt(task) != study.salt(dataclasses.replace(task, kernels="x86_64_v3, build 0"))
     assert {"torch", "normscope", "kernels", "processor"} <= set(study.versions(task))
+    assert "accelerator" not in study.versions(task)
+    there = dataclasses.replace(task, accelerator="a card")
+    assert study.versions(there)["accelerator"] == "a card"
+    assert study.salt(there) != study.salt(task)
 
 
 def test_embedded_networks_are_timed():

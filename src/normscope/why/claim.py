@@ -32,6 +32,7 @@ class Task:
         data: The data in words.
         fingerprint: Hash of the data.
         kernels: Which compiled kernels the workers load.
+        accelerator: The model of the CUDA device that trains; empty without one.
         step_seconds: Measured seconds of one training step, by network.
         notes: What a reader must know, for example parts that could not be seen.
     """
@@ -48,6 +49,7 @@ class Task:
     data: str = ""
     fingerprint: str = ""
     kernels: str = ""
+    accelerator: str = ""
     step_seconds: dict[str, float] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
     has_shifted: bool = False

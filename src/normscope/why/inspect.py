@@ -63,7 +63,7 @@ def _seconds(task: Task, network: str) -> float:
 
 
 def _own(task: Task, spec: Spec) -> Task:
-    specs.device_of(spec.device)
+    device = specs.device_of(spec.device)
     model = specs.load_model(spec)
     found = find(model)
     train, held, shifted = data.own(spec)
@@ -103,6 +103,7 @@ def _own(task: Task, spec: Spec) -> Task:
         f" {len(found.layers)} batch-norm layer{'s' if len(found.layers) > 1 else ''}",
         data=f"{spec.data}: {len(train)} training examples of shape {list(x.shape[1:])}, {kind}",
         fingerprint=_fingerprint(model, train, held, shifted, scores),
+        accelerator=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         notes=notes,
         has_shifted=shifted is not None,
         largest_dropout=max((part.p for part in model.modules() if isinstance(part, nn.Dropout)), default=0.0),

@@ -97,13 +97,15 @@ def salt(task: Task) -> str:
 
 
 def versions(task: Task) -> dict[str, str]:
-    """Versions of what numbers depend on, and the processor's model."""
+    """Versions of what numbers depend on, and the models of the processor and of the CUDA device, if one trains."""
+    accelerator = {"accelerator": task.accelerator} if task.accelerator else {}
     return {
         "normscope": normscope.__version__,
         "kernels": task.kernels,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "processor": processor(),
+        **accelerator,
     }
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from typing import Any
 
 from normscope.errors import NormscopeError
@@ -22,7 +23,7 @@ def work(task: Task, spec: dict[str, Any]) -> tuple[dict[str, Any], list[Numbers
     """Do the job of `spec`; returns (spec, numbers of each member, processor seconds)."""
     from normscope.model.spec import raised
 
-    settle()
+    settle(task)
     start = time.process_time()
     job = Job.of(spec)
     try:
@@ -40,7 +41,7 @@ def look(task: Task) -> Task:
     """`normscope.why.inspect.inspect`, in a worker."""
     from normscope.why.inspect import inspect
 
-    settle()
+    settle(task)
     return inspect(task)
 
 
@@ -48,21 +49,34 @@ def warm() -> None:
     """What the first job of a worker would wait for, while another worker looks at the task."""
     from normscope.why import bench, data
 
-    settle()
+    settle(Task())
     bench.make_model(Task(), Job("warm", "mlp2", Arm("batch norm"), ((0, 0.1),), 0, 1), 0)
     data.digits()
 
 
-def settle() -> None:
+def settle(task: Task) -> None:
     """One thread, no answer to Ctrl-C (the parent has one), and an end when the parent has gone."""
     global _watched  # noqa: PLW0603  (once in a process)
     import torch
 
     torch.set_num_threads(1)
+    if task.spec is not None and task.spec.device.startswith("cuda"):
+        _settle_cuda()
     if not _watched and _is_worker():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     _watched = True
+
+
+def _settle_cuda() -> None:
+    """Algorithms that give the same numbers each time, where torch has them: on a CPU with one thread all do."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    warnings.filterwarnings("ignore", ".*deterministic", UserWarning)
 
 
 def _is_worker() -> bool:
