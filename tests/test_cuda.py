@@ -215,30 +215,27 @@ def test_check_finds_what_it_finds_on_the_cpu():
     assert there.gap.evaluation == pytest.approx(here.gap.evaluation, rel=1e-3)
 
 
-@pytest.mark.parametrize("amp", [(), ("--amp",)], ids=str)
-def test_why_runs_there(amp, tmp_path):
+def study(out, claims, *options):
+    """The record of `normscope why` on the example."""
     done = CliRunner().invoke(
         cli.app,
         ["why", "--model", f"{EXAMPLE}:make_model", "--data", f"{EXAMPLE}:make_data", "--effort", "quick", "--device",
-         DEVICE, "--claims", "same-range,mini-batch-noise", "--out", str(tmp_path / "out"), *amp],
+         DEVICE, "--claims", claims, "--out", str(out), *options],
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
-    assert (tmp_path / "out" / "page.html").exists()
+    assert (out / "page.html").exists()
+    return json.loads((out / "run.json").read_text())
+
+
+@pytest.mark.parametrize("amp", [(), ("--amp",)], ids=str)
+def test_why_runs_there(amp, tmp_path):
+    record = study(tmp_path / "out", "same-range,mini-batch-noise", *amp)
+    assert record["versions"]["accelerator"] == torch.cuda.get_device_name()
 
 
 def test_a_repeated_study_gives_the_same_numbers(tmp_path):
-    found = []
-    for name in ("a", "b"):
-        done = CliRunner().invoke(
-            cli.app,
-            ["why", "--model", f"{EXAMPLE}:make_model", "--data", f"{EXAMPLE}:make_data", "--effort", "quick",
-             "--device", DEVICE, "--claims", "faster-optimization", "--out", str(tmp_path / name)],
-        )  # fmt: skip
-        assert done.exit_code == 0, (done.output, done.exception)
-        record = json.loads((tmp_path / name / "run.json").read_text())
-        found.append((record["verdicts"], record["versions"]))
-    assert found[0] == found[1]
-    assert found[0][1]["accelerator"] == torch.cuda.get_device_name()
+    first, again = (study(tmp_path / name, "faster-optimization") for name in ("first", "again"))
+    assert again["verdicts"] == first["verdicts"]
 
 
 def test_a_device_that_is_not_there_is_named():
