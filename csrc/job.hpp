@@ -21,7 +21,6 @@ struct Job {
     bool channels_last;
     int threads;
     int phases;
-    bool in_place;  // the memory of the outputs has been touched before
 
     const void* x;
     const void* dy;

@@ -93,8 +93,8 @@ void run(void (*kernel)(const Job&), Job job, int64_t groups) {
     const int64_t bytes = job.batch * job.channels * job.inner * element_size(job.dtype);
     const int64_t mask_bytes = mask_size(job);
     if (job.phases & apply) {
-        job.in_place = settle(job.out, bytes * groups);
-        if (job.dresidual) job.in_place &= settle(job.dresidual, bytes * groups);
+        settle(job.out, bytes * groups);
+        if (job.dresidual) settle(job.dresidual, bytes * groups);
     }
     for (int64_t g = 0; g < groups; ++g) {
         kernel(job);

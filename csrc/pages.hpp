@@ -14,19 +14,15 @@ namespace normscope {
 constexpr int64_t kFresh = int64_t(4) << 20;
 constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
 
-// Whether the memory has been touched before; if not, asks for huge pages, which fault in at a fraction of the cost.
-inline bool settle(void* memory, int64_t bytes) {
-    if (bytes < kFresh) return true;
+// Asks for huge pages, which fault in at a fraction of the cost, if the memory has not been touched before.
+inline void settle([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
+    if (bytes < kFresh) return;
     const uintptr_t begin = uintptr_t(memory), middle = (begin + uintptr_t(bytes) / 2) & ~uintptr_t(sysconf(_SC_PAGESIZE) - 1);
     unsigned char resident = 0;
-    if (mincore(reinterpret_cast<void*>(middle), 1, &resident) == 0 && (resident & 1)) return true;
+    if (mincore(reinterpret_cast<void*>(middle), 1, &resident) == 0 && (resident & 1)) return;
     const uintptr_t first = (begin + kHugePage - 1) & ~(kHugePage - 1), last = (begin + uintptr_t(bytes)) & ~(kHugePage - 1);
     if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-    return false;
-#else
-    (void)memory;
-    return true;
 #endif
 }
 

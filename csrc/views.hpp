@@ -6,7 +6,7 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
-// Outputs from this size on are written past the caches, if their memory is in place and their runs are aligned.
+// Outputs from this size on are written past the caches, if their runs are aligned.
 constexpr int64_t kPastCaches = int64_t(1) << 20;
 constexpr int64_t kShortestStream = 768;
 // What is read from this size on comes from memory.
@@ -67,7 +67,7 @@ struct View {
     bool past_caches() const {
         const int64_t run = layout.width * int64_t(sizeof(E)), pitch = layout.pitch * int64_t(sizeof(E));
         const bool aligned = (uintptr_t(job.out) | uintptr_t(job.dresidual)) % kPack == 0;
-        if (!aligned || !job.in_place || bytes() < kPastCaches) return false;
+        if (!aligned || bytes() < kPastCaches) return false;
         return layout.cut == Cut::planes ? run >= kShortestStream : pitch % kPack == 0 && run % kPack == 0;
     }
 };
