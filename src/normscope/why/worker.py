@@ -55,7 +55,7 @@ def warm() -> None:
 
 
 def settle(task: Task) -> None:
-    """One thread, no answer to Ctrl-C (the parent has one), and an end when the parent has gone."""
+    """One thread, the same numbers each time, no answer to Ctrl-C (the parent has one), an end with the parent."""
     global _watched  # noqa: PLW0603  (once in a process)
     import torch
 
