@@ -62,13 +62,15 @@ void backward_few_planes(const View<E>& view, const Member& me, Sums* partial) {
     }
 }
 
-// Sums down the columns of `rows` runs, R at once, the first of which is `top`.
+// Sums down the columns of `rows` runs, R at once, the first of which is `top`. Its gradient of the residual, if it has one,
+// is written beside: a pass that only reads leaves half of what memory can do unused.
 template <int R, bool fetching, class E, class Gate>
 void add_rows(
     ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E> top, int64_t rows, const Table<Compute<E>> table) {
     using A = Compute<E>;
     const auto below = broadcast(A(view.job.slope));
     const int64_t pitch = view.layout.pitch, words = view.layout.words;
+    const bool past_caches = view.past_caches();
     const auto term = [=](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
         const auto from = table.at(centre, j);
         auto first = zero<A>(), second = zero<A>();
@@ -79,6 +81,8 @@ void add_rows(
             const auto x = load(top.x + there, extent);
             const uint8_t* mask = top.mask + 2 * (row + r) * words;
             const auto g = Gate::pass(load(top.dy + there, extent), x, table, below, j, mask, j, extent);
+            if (top.dresidual && past_caches) stream(top.dresidual + there, g, extent);
+            else if (top.dresidual) store(top.dresidual + there, g, extent);
             first = first + g;
             second = multiply_add(g, x - from, second);
         });
@@ -103,7 +107,8 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
-        add_rows<kSummedPairs, true, E, Gate>(sums, view, view.block(0, first, width), job.batch, table);
+        const Run<E> top = view.block(0, first, width).without_dresidual();
+        add_rows<kSummedPairs, true, E, Gate>(sums, view, top, job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
             keep_sums<A>(job, first + c, block_sums(sums, c * job.inner, job.inner));
         }
@@ -175,12 +180,12 @@ void backward_rows(const View<E>& view, const Member& me, double* partial) {
     if (!(job.phases & apply)) return;
     fill_backward(table, job, layout.group);
     const Traffic traffic{view.past_caches(), view.ahead()};
-    if (layout.rest && me.rank == me.size - 1) {
-        differentiate_rows<1, E, Gate>(view.row(layout.rows, layout.rest), {}, 1, table, job, traffic);
-    }
-    latest_first(view, me, [&](const Run<E>& top, int64_t rows) {
-        differentiate_rows<1, E, Gate>(top, view.step(), rows, table, job, traffic);
-    });
+    const auto differentiate_them = [&](const Run<E>& top, const Step step, int64_t rows) {
+        const Run<E> due = job.phases & statistics ? top.without_dresidual() : top;
+        differentiate_rows<1, E, Gate>(due, step, rows, table, job, traffic);
+    };
+    if (layout.rest && me.rank == me.size - 1) differentiate_them(view.row(layout.rows, layout.rest), {}, 1);
+    latest_first(view, me, [&](const Run<E>& top, int64_t rows) { differentiate_them(top, view.step(), rows); });
 }
 
 template <class E, class Gate>

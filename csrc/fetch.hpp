@@ -15,6 +15,13 @@ NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
     __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 2);
 }
 
+// What need not outlast the pass: once it leaves the core's own caches it is dropped, and what is still to be read keeps its
+// place in the shared one.
+template <class E>
+NORMSCOPE_INLINE void fetch_briefly(const E* from, int64_t ahead) {
+    __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 0);
+}
+
 // Each fetch stays where it is: compilers would bring all of a column together, and such a burst has to wait for memory.
 template <bool fetching, class E>
 NORMSCOPE_INLINE void fetch_summed(const E* from) {

@@ -85,6 +85,8 @@ struct Run {
         return {x + begin, moved(dy, begin), moved(residual, begin), moved(out, begin), moved(dresidual, begin), mask,
                 phase + begin, size};
     }
+
+    NORMSCOPE_INLINE Run without_dresidual() const { return {x, dy, residual, out, nullptr, mask, phase, length}; }
 };
 
 // A whole pack of a run begins with a word, or with a byte if it has no more lanes.
@@ -165,7 +167,7 @@ NORMSCOPE_INLINE void normalize_beside(
             if (run.residual) {
                 each<R * P>([&](auto k) NORMSCOPE_LAMBDA {
                     const int64_t at = i + k % P * lanes;
-                    if constexpr (decltype(k){} % P == 0) fetch(run.residual + k / P * step.pitch + at, traffic.ahead);
+                    if constexpr (decltype(k){} % P == 0) fetch_briefly(run.residual + k / P * step.pitch + at, traffic.ahead);
                     z[k] = z[k] + load(run.residual + k / P * step.pitch + at, extent);
                     if constexpr (Act::gates) {
                         uint8_t* mask = run.mask + 2 * (k / P) * step.words;
@@ -245,7 +247,7 @@ NORMSCOPE_INLINE void differentiate(
                 const int64_t at = i + k % P * lanes, there = k / P * step.pitch + at;
                 const bool reads_x = Gate::reads_x || batch_statistics;
                 if constexpr (decltype(k){} % P == 0) {
-                    fetch(run.dy + there, traffic.ahead);
+                    fetch_briefly(run.dy + there, traffic.ahead);
                     if (reads_x) fetch(run.x + there, traffic.ahead);
                 }
                 Pack<A> x = zero<A>();

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from normscope.errors import InputError, TensorError
 from normscope.moments import Moments
 from normscope.ops import cpu, functional
-from normscope.ops.context import tracing, transformed
+from normscope.ops.context import plain
 from normscope.ops.functional import PLAIN, Epilogue, Statistics
 
 
@@ -141,7 +141,7 @@ class NormLayer(_NormBase):
     def _by_batch(self, x: Tensor, epilogue: Epilogue) -> Tensor:
         check_dtypes(self, x)
         y, found = self._normalize(x, epilogue)
-        self._last = None if tracing() or transformed() else Found(found)
+        self._last = Found(found) if plain() else None
         if self.training and self.track_running_stats:
             self._track(found)
         return y

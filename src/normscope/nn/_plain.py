@@ -9,7 +9,7 @@ from torch import Tensor
 from normscope.moments import Moments
 from normscope.nn._base import Found, NormLayer
 from normscope.ops import aten, backend, cpu
-from normscope.ops.context import tracing, transformed
+from normscope.ops.context import plain
 from normscope.ops.functional import PLAIN, Epilogue
 
 
@@ -40,8 +40,7 @@ class PlainLayer(NormLayer):
             momentum is not None
             and backend.requested() == "auto"
             and aten.does_best(x, weight, bias, mean, variance)
-            and not tracing()
-            and not transformed()
+            and plain()
         ):
             return super()._by_batch(x, epilogue)
         y, found, inverse = aten.tracked(x, weight, bias, mean, variance, momentum, self.eps)

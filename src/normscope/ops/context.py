@@ -12,4 +12,9 @@ def tracing() -> bool:
 
 def transformed() -> bool:
     """Whether torch.func (vmap, grad, jvp, ...) wraps the tensors of the call; a tracer answers for itself."""
-    return not tracing() and torch._C._functorch.peek_interpreter_stack() is not None
+    return not tracing() and torch._C._are_functorch_transforms_active()
+
+
+def plain() -> bool:
+    """Whether eager Python runs the call: neither `tracing` nor `transformed`, asked at once."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

@@ -75,8 +75,8 @@ def _mask(x: Tensor, residual: Tensor | None, activation: str, groups: int) -> T
     return None if residual is None or activation not in ONE_BIT else cpu.new_mask(x, groups)
 
 
-def _memory_for(parameter: Tensor | None, x: Tensor, wanted: bool) -> Tensor | None:
-    return torch.empty(parameter.shape, dtype=cpu.parameter_dtype(x)) if wanted and parameter is not None else None
+def _memory_for(parameter: Tensor | None, wanted: bool) -> Tensor | None:
+    return torch.empty_like(parameter) if wanted and parameter is not None else None
 
 
 def _gradients(
@@ -87,10 +87,10 @@ def _gradients(
     eps, activation, slope, residual = ctx.options
     x = cpu.laid_out(x)
     dx, other = torch.empty_like(x), torch.empty_like(x) if residual else None
-    dgamma = _memory_for(weight, x, ctx.needs_input_grad[1])
-    dbeta = _memory_for(bias, x, ctx.needs_input_grad[2])
+    gamma, beta = cpu.ready(x, weight), cpu.ready(x, bias)
+    dgamma, dbeta = _memory_for(gamma, ctx.needs_input_grad[1]), _memory_for(beta, ctx.needs_input_grad[2])
     cpu.backward(
-        cpu.laid_out_like(dy, x), x, dx, found, None, cpu.ready(x, weight), cpu.ready(x, bias), eps, count=count,
+        cpu.laid_out_like(dy, x), x, dx, found, None, gamma, beta, eps, count=count,
         batch_statistics=batch_statistics, dweight=dgamma, dbias=dbeta, dresidual=other, mask=mask,
         activation=activation, slope=slope, groups=found.shape[1],
     )  # fmt: skip

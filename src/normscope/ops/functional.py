@@ -14,7 +14,7 @@ from torch import Tensor
 from normscope.moments import Moments
 from normscope.ops import aten, backend, cpu, eager, reference, schema
 from normscope.ops.activation import FUSED, ONE_BIT, applied
-from normscope.ops.context import tracing, transformed
+from normscope.ops.context import plain, tracing, transformed
 
 # Where moving ghosts into the channels costs torch less than one call per ghost: many ghosts, each of few elements.
 _MANY, _SMALL = 16, 2048
@@ -118,21 +118,20 @@ def train(
         y, statistics = _train_without_kernels(x, weight, bias, eps, groups)
         return epilogue.composed(y), statistics
     count = x.numel() // (x.shape[1] * groups)
-    if transformed():
-        y, found = eager.Transformed.apply(x, weight, bias, eps, groups)  # type: ignore[no-untyped-call]
-        return epilogue.composed(y), Statistics(found, count)
-    fused = _fusable(x, epilogue)
-    activation, slope, residual = (
-        (epilogue.activation, epilogue.slope, epilogue.residual) if fused else ("none", 0.0, None)
-    )
-    if tracing():
-        y, found, _ = schema.batch_norm(x, weight, bias, residual, eps, activation, slope, groups)
-    else:
+    fused = epilogue if _fusable(x, epilogue) else PLAIN
+    if plain():
         found = cpu.new_moments(x, groups)
-        y = eager.Train.apply(x, weight, bias, residual, found, eps, activation, slope)  # type: ignore[no-untyped-call]
+        y = eager.Train.apply(  # type: ignore[no-untyped-call]
+            x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope
+        )
         if cpu.overflows(x, found, count):
             return _train_in_float64(x, weight, bias, eps, epilogue, groups)
-    return y if fused else epilogue.composed(y), Statistics(found, count)
+    elif tracing():
+        y, found, _ = schema.batch_norm(x, weight, bias, fused.residual, eps, fused.activation, fused.slope, groups)
+    else:
+        fused = PLAIN
+        y, found = eager.Transformed.apply(x, weight, bias, eps, groups)  # type: ignore[no-untyped-call]
+    return y if fused is epilogue else epilogue.composed(y), Statistics(found, count)
 
 
 def _train_in_float64(
@@ -197,8 +196,8 @@ def evaluate(
 
     Without an epilogue torch's kernel runs, so that a layer exchanged for torch's evaluates to the same bits.
     """
-    plain = epilogue.residual is None and epilogue.activation == "none"
-    if plain or tracing() or transformed() or not _fusable(x, epilogue) or not _suits(x, weight, bias):
+    alone = epilogue.residual is None and epilogue.activation == "none"
+    if alone or not plain() or not _fusable(x, epilogue) or not _suits(x, weight, bias):
         y = torch.nn.functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
         return epilogue.composed(y)
     statistics = torch.stack([mean.detach(), variance.detach()]).double().unsqueeze(1)
