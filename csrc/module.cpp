@@ -112,7 +112,16 @@ void run_released(void (*kernel)(const Job&), const Job& job, int64_t groups) {
     run(kernel, job, groups);
 }
 
-void forward(
+// Whether a variance is so large that its square roots and inverses leave the range of float32, in which all but float64 is
+// computed; a NaN is not.
+bool overflows(const Job& job, int64_t groups) {
+    bool beyond = false;
+    if (job.dtype == Dtype::float64) return beyond;
+    for (int64_t i = 0; i < groups * job.channels; ++i) beyond |= job.m2[i] > 1e36 * job.count;
+    return beyond;
+}
+
+bool forward(
     int level, int dtype, int64_t batch, int64_t channels, int64_t inner, bool channels_last, int threads, int phases,
     int64_t groups, uintptr_t x, uintptr_t residual, uintptr_t out, uintptr_t mask, uintptr_t weight, uintptr_t bias,
     double eps, double count, uintptr_t moments, int activation, double slope) {
@@ -125,6 +134,7 @@ void forward(
     run_released(levels().at(size_t(level))->forward, job, groups);
     // No kernel writes the padding, which reading the last bits reaches into.
     if (mask) std::memset(advanced(address<char>(mask), mask_size(job) * groups), 0, kMaskPadding);
+    return overflows(job, groups);
 }
 
 // The sum over groups of `sums`, in the type of the parameters.
@@ -179,14 +189,6 @@ void update(bool wide, uintptr_t running_mean, uintptr_t running_var, uintptr_t 
     }
 }
 
-// Whether one of `count` numbers is beyond `limit`; a NaN is not.
-bool exceeds(uintptr_t numbers, int64_t count, double limit) {
-    const auto* values = address<double>(numbers);
-    bool beyond = false;
-    for (int64_t i = 0; i < count; ++i) beyond |= values[i] > limit;
-    return beyond;
-}
-
 void increment(uintptr_t counter) { ++*address<int64_t>(counter); }
 
 // Whether every mean lies within `limit` deviations of zero; a NaN does not, nor a deviation beyond float32 (inverse 0).
@@ -216,7 +218,6 @@ NB_MODULE(_kernels, module) {
     module.def("forward", &normscope::forward);
     module.def("backward", &normscope::backward);
     module.def("update", &normscope::update);
-    module.def("exceeds", &normscope::exceeds);
     module.def("increment", &normscope::increment);
     module.def("near_zero", &normscope::near_zero);
     module.def("mask_bytes", &normscope::mask_bytes);

@@ -138,7 +138,7 @@ def forward(
     activation: str = "none",
     slope: float = 0.0,
     groups: int = 1,
-) -> None:
+) -> bool:
     """Write the moments of `x`, y and the mask, or the part of them that `phases` says.
 
     Args:
@@ -156,13 +156,18 @@ def forward(
         activation: A key of FUSED.
         slope: Of leaky ReLU below zero.
         groups: Equal ghosts that the batch consists of.
+
+    Returns:
+        Whether a variance is so large that its square roots and inverses leave the range of the kernels' type, float32
+        unless `x` is float64: what was written is then not to be used.
     """
     shape = _shape(x, groups)
-    EXTENSION.module.forward(
+    beyond: bool = EXTENSION.module.forward(
         level_in_use, *shape, phases, groups, x.data_ptr(), _address(residual), _address(y), _address(mask),
         _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), moments.data_ptr(),
         FUSED[activation], slope,
     )  # fmt: skip
+    return beyond
 
 
 def backward(
@@ -222,21 +227,6 @@ def near_zero(mean: Tensor, inverse_deviation: Tensor, limit: float) -> bool:
     """Whether every channel's mean lies within `limit` deviations of zero; float32, shape [channels], contiguous."""
     near: bool = EXTENSION.module.near_zero(mean.data_ptr(), inverse_deviation.data_ptr(), mean.shape[0], limit)
     return near
-
-
-def overflows(x: Tensor, found: Tensor, count: float) -> bool:
-    """Whether a variance of `x` is so large that its square roots and inverses leave float32's range.
-
-    Args:
-        x: What was normalized.
-        found: Its moments, shape [2, groups, channels], contiguous.
-        count: Values per channel of a group.
-    """
-    if x.dtype == torch.float64:
-        return False
-    half = found.numel() // 2
-    beyond: bool = EXTENSION.module.exceeds(found.data_ptr() + 8 * half, half, 1e36 * count)
-    return beyond
 
 
 def increment(counter: Tensor) -> None:

@@ -71,8 +71,8 @@ def _closed_gain(
     )[2]
 
 
-def _mask(x: Tensor, residual: Tensor | None, activation: str, groups: int) -> Tensor | None:
-    return None if residual is None or activation not in ONE_BIT else cpu.new_mask(x, groups)
+def _mask(x: Tensor, activation: str, groups: int) -> Tensor | None:
+    return cpu.new_mask(x, groups) if activation in ONE_BIT else None
 
 
 def _memory_for(parameter: Tensor | None, wanted: bool) -> Tensor | None:
@@ -116,7 +116,8 @@ def _differentiable(ctx: Any, dy: Tensor, statistics: Tensor | None) -> tuple[Te
 class Train(torch.autograd.Function):
     """Training: (x, weight, bias, residual, memory for moments, eps, activation, slope) -> y.
 
-    The moments come back in memory of the caller's: a second output would cost more than a small kernel.
+    The moments come back in memory of the caller's: a second output would cost more than a small kernel. Its forward
+    raises OverflowError where a variance is so large that its square roots and inverses leave the range of float32.
     """
 
     @staticmethod
@@ -131,13 +132,15 @@ class Train(torch.autograd.Function):
         activation: str,
         slope: float,
     ) -> Tensor:
-        lain, groups = cpu.laid_out(x), found.shape[1]
-        y, mask = torch.empty_like(lain), _mask(lain, residual, activation, groups)
-        cpu.forward(
-            lain, y, found, cpu.ready(x, weight), cpu.ready(x, bias), eps,
-            residual=None if residual is None else cpu.laid_out_like(residual, lain), mask=mask, activation=activation,
-            slope=slope, groups=groups,
-        )  # fmt: skip
+        lain, groups, mask, other = cpu.laid_out(x), found.shape[1], None, residual
+        y = torch.empty_like(lain)
+        if residual is not None:
+            mask, other = _mask(lain, activation, groups), cpu.laid_out_like(residual, lain)
+        if cpu.forward(
+            lain, y, found, cpu.ready(x, weight), cpu.ready(x, bias), eps, residual=other, mask=mask,
+            activation=activation, slope=slope, groups=groups,
+        ):  # fmt: skip
+            raise OverflowError
         ctx.save_for_backward(x, weight, bias, found, mask)
         ctx.options = (eps, activation, slope, residual is not None)
         return y
@@ -166,12 +169,13 @@ class Evaluate(torch.autograd.Function):
         activation: str,
         slope: float,
     ) -> Tensor:
-        lain = cpu.laid_out(x)
-        y, mask = torch.empty_like(lain), _mask(lain, residual, activation, 1)
+        lain, mask, other = cpu.laid_out(x), None, residual
+        y = torch.empty_like(lain)
+        if residual is not None:
+            mask, other = _mask(lain, activation, 1), cpu.laid_out_like(residual, lain)
         cpu.forward(
             lain, y, statistics, cpu.ready(x, weight), cpu.ready(x, bias), eps, phases=cpu.APPLY, count=1.0,
-            residual=None if residual is None else cpu.laid_out_like(residual, lain), mask=mask, activation=activation,
-            slope=slope,
+            residual=other, mask=mask, activation=activation, slope=slope,
         )  # fmt: skip
         ctx.save_for_backward(x, weight, bias, statistics, mask)
         ctx.options = (eps, activation, slope, residual is not None)

@@ -6,7 +6,8 @@ Eager mode goes through `normscope.ops.eager`; under torch.compile, torch.export
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +21,7 @@ from normscope.ops.context import plain, tracing, transformed
 _MANY, _SMALL = 16, 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Epilogue:
+class Epilogue(NamedTuple):
     """What follows the normalization: y = activation(normalized + residual)."""
 
     activation: str = "none"
@@ -121,10 +121,11 @@ def train(
     fused = epilogue if _fusable(x, epilogue) else PLAIN
     if plain():
         found = cpu.new_moments(x, groups)
-        y = eager.Train.apply(  # type: ignore[no-untyped-call]
-            x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope
-        )
-        if cpu.overflows(x, found, count):
+        try:
+            y = eager.Train.apply(  # type: ignore[no-untyped-call]
+                x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope
+            )
+        except OverflowError:
             return _train_in_float64(x, weight, bias, eps, epilogue, groups)
     elif tracing():
         y, found, _ = schema.batch_norm(x, weight, bias, fused.residual, eps, fused.activation, fused.slope, groups)
@@ -141,7 +142,7 @@ def _train_in_float64(
     parts = [reference.train(part, weight, bias, eps) for part in torch.chunk(x.double(), groups)]
     packed = torch.stack([torch.stack([found.mean, found.m2]) for _, found in parts], 1)
     residual = None if epilogue.residual is None else epilogue.residual.double()
-    y = replace(epilogue, residual=residual).composed(torch.cat([y for y, _ in parts]))
+    y = epilogue._replace(residual=residual).composed(torch.cat([y for y, _ in parts]))
     return y.to(x.dtype), Statistics(packed, int(parts[0][1].count))
 
 
