@@ -64,22 +64,22 @@ void backward_few_planes(const View<E>& view, const Member& me, Sums* partial) {
 
 // Sums down the columns of `rows` runs, R at once, the first of which is `top`. Its gradient of the residual, if it has one,
 // is written beside: a pass that only reads leaves half of what memory can do unused.
-template <int R, bool fetching, class E, class Gate>
+template <int R, bool fetching, class E, class Gate, bool held = false>
 void add_rows(
-    ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E> top, int64_t rows, const Table<Compute<E>> table) {
+    ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E> top, const Step step, int64_t rows,
+    const Table<Compute<E>> table) {
     using A = Compute<E>;
     const auto below = broadcast(A(view.job.slope));
-    const int64_t pitch = view.layout.pitch, words = view.layout.words;
     const bool past_caches = view.past_caches();
     const auto term = [=](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
         const auto from = table.at(centre, j);
         auto first = zero<A>(), second = zero<A>();
         each<decltype(together){}>([&](auto r) NORMSCOPE_LAMBDA {
-            const int64_t there = (row + r) * pitch + j;
+            const int64_t there = (row + r) * step.pitch + j;
             fetch_summed<fetching>(top.x + there);
             fetch_summed<fetching>(top.dy + there);
             const auto x = load(top.x + there, extent);
-            const uint8_t* mask = top.mask + 2 * (row + r) * words;
+            const uint8_t* mask = top.mask + 2 * (row + r) * step.words;
             const auto g = Gate::pass(load(top.dy + there, extent), x, table, below, j, mask, j, extent);
             if (top.dresidual && past_caches) stream(top.dresidual + there, g, extent);
             else if (top.dresidual) store(top.dresidual + there, g, extent);
@@ -88,7 +88,7 @@ void add_rows(
         });
         sum1 = sum1 + first, sum2 = sum2 + second;
     };
-    sums.template add<R>(0, rows, term);
+    sums.template add<R, held>(0, rows, term);
 }
 
 template <class E, class Gate>
@@ -108,7 +108,7 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
         const Run<E> top = view.block(0, first, width).without_dresidual();
-        add_rows<kSummedPairs, true, E, Gate>(sums, view, top, job.batch, table);
+        add_rows<kSummedPairs, true, E, Gate>(sums, view, top, view.step(), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
             keep_sums<A>(job, first + c, block_sums(sums, c * job.inner, job.inner));
         }
@@ -151,18 +151,23 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     using A = Compute<E>;
     const Job& job = view.job;
     const Layout& layout = view.layout;
+    const int64_t width = summed_width<A>(layout.width, job.channels);
     Scratch scratch(ColumnSums<A>::bytes(layout.width));
     ColumnSums<A> sums(scratch, layout.width);
-    const int64_t first = me.begin(layout.rows), last = me.end(layout.rows);
+    sums.width = width;
+    const int64_t first = me.begin(layout.rows), last = me.end(layout.rows), rows = (last - first) * (layout.width / width);
     const Run<E> top = view.row(first, layout.width);
-    if (view.streamed(2)) add_rows<kStreamedPairs, true, E, Gate>(sums, view, top, last - first, table);
-    else add_rows<kSummedPairs, false, E, Gate>(sums, view, top, last - first, table);
+    const Step step{width, ceil_div(width, kGrain)};
+    const bool held = kHolds && width == kHeldColumns<A>, streamed = view.streamed(2);
+    if (held && streamed) add_rows<kHeldRows<E>, true, E, Gate, kHolds>(sums, view, top, step, rows, table);
+    else if (held) add_rows<kHeldRows<E>, false, E, Gate, kHolds>(sums, view, top, step, rows, table);
+    else if (streamed) add_rows<kStreamedPairs, true, E, Gate>(sums, view, top, step, rows, table);
+    else add_rows<kSummedPairs, false, E, Gate>(sums, view, top, step, rows, table);
     if (layout.rest && me.rank == me.size - 1) {
         sums.width = layout.rest;
-        add_rows<1, false, E, Gate>(sums, view, view.row(layout.rows, layout.rest), 1, table);
-        sums.width = layout.width;
+        add_rows<1, false, E, Gate>(sums, view, view.row(layout.rows, layout.rest), {}, 1, table);
     }
-    channel_sums(sums, job.channels, layout.group, Found(memory, job.channels, me.rank));
+    channel_sums(sums, job.channels, layout.width / job.channels, Found(memory, job.channels, me.rank));
     me.wait();
     share_columns<A>(job, me, memory);
     me.wait();

@@ -18,6 +18,20 @@ constexpr int kSummedPairs = kParts == 1 ? 4 : 2;
 template <class E>
 constexpr int kStreamedMoments = sizeof(E) < sizeof(Compute<E>) ? kSummedRows : 1;
 constexpr int kStreamedPairs = 1;
+// Packs of a row whose two sums stay in registers, where there are enough of these, and rows added up together then.
+constexpr bool kHolds = kParts == 1;
+constexpr int kHeld = 8;
+template <class A>
+constexpr int64_t kHeldColumns = kHeld * Pack<A>::lanes;
+template <class E>
+constexpr int kHeldRows = sizeof(E) < sizeof(Compute<E>) ? 2 : 1;
+
+// The width at which rows of `width` columns are added up: that whose sums stay in registers, if it holds whole channels.
+template <class A>
+int64_t summed_width(int64_t width, int64_t channels) {
+    const int64_t held = kHeldColumns<A>;
+    return kHolds && held % channels == 0 && width % held == 0 ? held : width;
+}
 
 // Memory for the length of a call, in whole cache lines.
 class Scratch {
@@ -68,19 +82,13 @@ struct ColumnSums {
           wide2(scratch.take_zeroed<double>(padded_width(columns))) {}
 
     // term(row, column, Whole or Part, Count<N>, sum1, sum2) adds one pack of each of N rows, up to R, to the sums. What it
-    // reads it must hold by value: whatever lies behind a reference is read again after every store of a sum.
-    template <int R, class Term>
+    // reads it must hold by value: whatever lies behind a reference is read again after every store of a sum. If `held`,
+    // there must be kHeldColumns.
+    template <int R, bool held, class Term>
     void add(int64_t first, int64_t last, const Term term) {
-        A *const to1 = narrow1, *const to2 = narrow2;
         for (int64_t row = first; row < last; row += kFold) {
-            bundled<R>(row, least_of(last, row + kFold), [&, columns = width](int64_t r, auto rows) NORMSCOPE_LAMBDA {
-                walk<A>(0, columns, [&](int64_t j, auto extent, auto) NORMSCOPE_LAMBDA {
-                    Pack<A> sum1 = load(to1 + j, Whole{}), sum2 = load(to2 + j, Whole{});
-                    term(r, j, extent, rows, sum1, sum2);
-                    store(to1 + j, sum1, Whole{});
-                    store(to2 + j, sum2, Whole{});
-                });
-            });
+            if constexpr (held) add_held<R>(row, least_of(last, row + kFold), term);
+            else add_stored<R>(row, least_of(last, row + kFold), term);
             fold();
         }
     }
@@ -92,6 +100,33 @@ struct ColumnSums {
     }
 
    private:
+    template <int R, class Term>
+    void add_stored(int64_t first, int64_t last, const Term term) {
+        A *const to1 = narrow1, *const to2 = narrow2;
+        bundled<R>(first, last, [&, columns = width](int64_t row, auto rows) NORMSCOPE_LAMBDA {
+            walk<A>(0, columns, [&](int64_t j, auto extent, auto) NORMSCOPE_LAMBDA {
+                Pack<A> sum1 = load(to1 + j, Whole{}), sum2 = load(to2 + j, Whole{});
+                term(row, j, extent, rows, sum1, sum2);
+                store(to1 + j, sum1, Whole{});
+                store(to2 + j, sum2, Whole{});
+            });
+        });
+    }
+
+    template <int R, class Term>
+    void add_held(int64_t first, int64_t last, const Term term) {
+        constexpr int64_t lanes = Pack<A>::lanes;
+        Pack<A> sum1[kHeld], sum2[kHeld];
+        each<kHeld>([&](auto k) NORMSCOPE_LAMBDA { sum1[k] = sum2[k] = zero<A>(); });
+        bundled<R>(first, last, [&](int64_t row, auto rows) NORMSCOPE_LAMBDA {
+            each<kHeld>([&](auto k) NORMSCOPE_LAMBDA { term(row, k * lanes, Whole{}, rows, sum1[k], sum2[k]); });
+        });
+        each<kHeld>([&](auto k) NORMSCOPE_LAMBDA {
+            store(narrow1 + k * lanes, sum1[k], Whole{});
+            store(narrow2 + k * lanes, sum2[k], Whole{});
+        });
+    }
+
     void fold() {
         fold(narrow1, wide1);
         fold(narrow2, wide2);
@@ -127,18 +162,18 @@ struct ColumnMoments {
           mean(scratch.take_zeroed<double>(padded_width(width))),
           m2(scratch.take_zeroed<double>(padded_width(width))) {}
 
-    // R rows at once.
-    template <int R, bool fetching, class E>
+    // R rows at once; `held` as in ColumnSums.
+    template <int R, bool fetching, bool held = false, class E>
     void add(const E* x, int64_t rows, int64_t pitch) {
         if (!rows) return;
         const int64_t opening = least_of(rows, kOpening);
         walk<A>(0, sums.width, [&](int64_t j, auto extent, auto) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
-        sums.template add<R>(0, opening, deviations<fetching>(x, pitch));
+        sums.template add<R, held>(0, opening, deviations<fetching>(x, pitch));
         set_opening(double(opening));
         sums.clear();
         while (count < rows) {
             const int64_t segment = count ? least_of(count, rows - count) : opening;
-            sums.template add<R>(count, count + segment, deviations<fetching>(x, pitch));
+            sums.template add<R, held>(count, count + segment, deviations<fetching>(x, pitch));
             merge(segment);
         }
     }

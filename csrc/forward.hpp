@@ -150,13 +150,17 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
     const Job& job = view.job;
     const Layout& layout = view.layout;
     const int64_t channels = job.channels, first = me.begin(layout.rows), last = me.end(layout.rows);
-    Scratch scratch(ColumnMoments<A>::bytes(layout.width) + 2 * Scratch::padded<double>(channels));
-    ColumnMoments<A> moments(scratch, layout.width);
+    const int64_t width = summed_width<A>(layout.width, channels), rows = (last - first) * (layout.width / width);
+    Scratch scratch(ColumnMoments<A>::bytes(width) + 2 * Scratch::padded<double>(channels));
+    ColumnMoments<A> moments(scratch, width);
     const E* top = view.row(first, layout.width).x;
-    if (view.streamed(1)) moments.template add<kStreamedMoments<E>, true>(top, last - first, layout.pitch);
-    else moments.template add<kSummedRows, false>(top, last - first, layout.pitch);
+    const bool held = kHolds && width == kHeldColumns<A>, streamed = view.streamed(1);
+    if (held && streamed) moments.template add<kHeldRows<E>, true, kHolds>(top, rows, width);
+    else if (held) moments.template add<kHeldRows<E>, false, kHolds>(top, rows, width);
+    else if (streamed) moments.template add<kStreamedMoments<E>, true>(top, rows, width);
+    else moments.template add<kSummedRows, false>(top, rows, width);
     const Found mine(memory, channels, me.rank);
-    channel_moments(moments, channels, layout.group, mine);
+    channel_moments(moments, channels, width / channels, mine);
     if (layout.rest && me.rank == me.size - 1) {
         double *value = scratch.take<double>(channels), *nothing = scratch.take_zeroed<double>(channels);
         const E* x = view.row(layout.rows, layout.rest).x;
