@@ -104,7 +104,7 @@ def geometric(values: list[float]) -> float:
 
 
 def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bool], *, spread: bool = False) -> str:
-    """One row of ratios, and in brackets the share of the limit, or the geometric means of the shapes' quartiles."""
+    """Ratios, in brackets shares of the limit or geometric means of the shapes' quartiles; then what memory gave."""
     shapes = [shape for shape in parts[name]["numbers"].values() if chosen(shape)]
     cells = []
     for column in shapes[0]["ratio"]:
@@ -114,7 +114,8 @@ def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bo
             low, high = (geometric([shape["spread"][column][end] for shape in shapes]) for end in (0, 1))
             percent = f" [{low:.2f}, {high:.2f}]"
         cells.append(f"{geometric([shape['ratio'][column] for shape in shapes]):.2f}{percent}")
-    return " | ".join(cells)
+    large = [shape["GB/s"] for shape in parts[name]["numbers"].values() if shape["MiB"] >= FRESH]
+    return " | ".join([*cells, f"{geometric(large):.0f}"])
 
 
 def step(parts: dict[str, Any], name: str, layout: str) -> str:
@@ -136,13 +137,14 @@ def tables(record: dict[str, Any], *, spread: bool = False) -> str:
     )
     title = (
         f"Times faster than torch eager (in brackets: {brackets}), training,"
-        f" geometric mean over ResNet-50's shapes; {record['machine']['processor']}, two threads:"
+        f" geometric mean over ResNet-50's shapes; beside them what one pass over {FRESH} MiB and more gave meanwhile;"
+        f" {record['machine']['processor']}, two threads:"
     )
     lines = [
         title,
         "",
-        "| | forward | backward | BN+ReLU f+b | BN+add+ReLU f+b |",
-        "|---|---|---|---|---|",
+        "| | forward | backward | BN+ReLU f+b | BN+add+ReLU f+b | memory, GB/s |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {s} | {rows(parts, f'reused {s}', lambda _: True, spread=spread)} |"

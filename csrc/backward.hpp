@@ -107,6 +107,7 @@ void backward_block(const View<E>& view, int64_t first, int64_t channels, int64_
         }
     } else if (job.phases & statistics) {
         ColumnSums<A> sums(scratch, width);
+        // Not every block is summed by columns, so it is left to the second pass.
         const Run<E> top = view.block(0, first, width).without_dresidual();
         add_rows<kSummedPairs, true, E, Gate>(sums, view, top, view.step(), job.batch, table);
         for (int64_t c = 0; c < channels; ++c) {
@@ -153,7 +154,7 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     const Layout& layout = view.layout;
     const int64_t width = summed_width<A>(layout.width, job.channels);
     Scratch scratch(ColumnSums<A>::bytes(layout.width));
-    ColumnSums<A> sums(scratch, layout.width);
+    ColumnSums<A> sums(scratch, layout.width);  // what is left over after the last whole row may be wider
     sums.width = width;
     const int64_t first = me.begin(layout.rows), last = me.end(layout.rows), rows = (last - first) * (layout.width / width);
     const Run<E> top = view.row(first, layout.width);
@@ -167,7 +168,7 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
         sums.width = layout.rest;
         add_rows<1, false, E, Gate>(sums, view, view.row(layout.rows, layout.rest), {}, 1, table);
     }
-    channel_sums(sums, job.channels, layout.width / job.channels, Found(memory, job.channels, me.rank));
+    channel_sums(sums, job.channels, layout.group, Found(memory, job.channels, me.rank));
     me.wait();
     share_columns<A>(job, me, memory);
     me.wait();
@@ -185,6 +186,7 @@ void backward_rows(const View<E>& view, const Member& me, double* partial) {
     if (!(job.phases & apply)) return;
     fill_backward(table, job, layout.group);
     const Traffic traffic{view.past_caches(), view.ahead()};
+    // The pass of the sums, where it is run, writes the residual's gradient.
     const auto differentiate_them = [&](const Run<E>& top, const Step step, int64_t rows) {
         const Run<E> due = job.phases & statistics ? top.without_dresidual() : top;
         differentiate_rows<1, E, Gate>(due, step, rows, table, job, traffic);

@@ -18,15 +18,17 @@ constexpr int kSummedPairs = kParts == 1 ? 4 : 2;
 template <class E>
 constexpr int kStreamedMoments = sizeof(E) < sizeof(Compute<E>) ? kSummedRows : 1;
 constexpr int kStreamedPairs = 1;
-// Packs of a row whose two sums stay in registers, where there are enough of these, and rows added up together then.
+// Whether there are registers enough for the two sums of a short row, and how many packs such a row has.
 constexpr bool kHolds = kParts == 1;
 constexpr int kHeld = 8;
 template <class A>
 constexpr int64_t kHeldColumns = kHeld * Pack<A>::lanes;
+// Such rows that are added up together.
 template <class E>
 constexpr int kHeldRows = sizeof(E) < sizeof(Compute<E>) ? 2 : 1;
 
-// The width at which rows of `width` columns are added up: that whose sums stay in registers, if it holds whole channels.
+// The width at which rows of `width` columns that follow each other without a gap are added up: that whose sums stay in
+// registers, if it holds whole channels.
 template <class A>
 int64_t summed_width(int64_t width, int64_t channels) {
     const int64_t held = kHeldColumns<A>;

@@ -15,8 +15,8 @@ NORMSCOPE_INLINE void fetch(const E* from, int64_t ahead) {
     __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 2);
 }
 
-// What need not outlast the pass: once it leaves the core's own caches it is dropped, and what is still to be read keeps its
-// place in the shared one.
+// What rows read for the last time: once it leaves the core's own caches it is dropped, and what is still to be read keeps
+// its place in the shared one. Of planes and blocks it is what comes next, which these caches hold until then.
 template <class E>
 NORMSCOPE_INLINE void fetch_briefly(const E* from, int64_t ahead) {
     __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(from) + ahead * sizeof(E)), 0, 0);

@@ -1,4 +1,4 @@
-// The binding: addresses and numbers in, nothing out; it is not linked to torch. Which level runs is picked here.
+// The binding: addresses and numbers in, results in memory; it is not linked to torch. Which level runs is picked here.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -115,8 +115,8 @@ void run_released(void (*kernel)(const Job&), const Job& job, int64_t groups) {
 // Whether a variance is so large that its square roots and inverses leave the range of float32, in which all but float64 is
 // computed; a NaN is not.
 bool overflows(const Job& job, int64_t groups) {
+    if (job.dtype == Dtype::float64) return false;
     bool beyond = false;
-    if (job.dtype == Dtype::float64) return beyond;
     for (int64_t i = 0; i < groups * job.channels; ++i) beyond |= job.m2[i] > 1e36 * job.count;
     return beyond;
 }
@@ -155,7 +155,9 @@ void backward(
     bool batch_statistics, int activation, double slope) {
     Job job = shaped(dtype, batch, channels, inner, channels_last, threads, phases);
     job.dy = address<void>(dy), job.x = address<void>(x), job.out = address<void>(dx);
-    job.dresidual = address<void>(dresidual), job.mask = address<void>(mask);
+    // Which pass writes it is the kernels' to choose, if there are two.
+    job.dresidual = phases & apply ? address<void>(dresidual) : nullptr;
+    job.mask = address<void>(mask);
     job.weight = address<void>(weight), job.bias = address<void>(bias);
     job.eps = eps, job.count = count;
     job.mean = address<double>(moments), job.m2 = job.mean + groups * channels;

@@ -102,14 +102,16 @@ def limit(setting: Setting) -> float:
 
 
 def measure(setting: Setting, repeats: int) -> dict[str, Any]:
-    """Ratios, spread, and shares of the limit for one shape.
+    """Ratios, spread, shares of the limit, and the limit as GB/s, for one shape.
 
     A forward must read and write one tensor, a backward read two and write one, half as much again.
     """
     ratios: dict[str, list[float]] = {column: [] for column in COLUMNS}
     shares: dict[str, list[float]] = {"forward": [], "backward": []}
+    limits: list[float] = []
     for _ in range(repeats + 1):
         once = limit(setting)
+        limits.append(2 * setting.x.numel() * setting.x.element_size() / once / 1e9)
         for column, options in (("", (False, False)), (COLUMNS[2], (True, False)), (COLUMNS[3], (True, True))):
             theirs, mine = (
                 second(lambda run=run, options=options: clocked(setting, run, *options))
@@ -125,6 +127,7 @@ def measure(setting: Setting, repeats: int) -> dict[str, Any]:
         "ratio": {name: statistics.median(values[1:]) for name, values in ratios.items()},
         "spread": {name: pairs.quartiles(values[1:]) for name, values in ratios.items()},
         "share": {name: statistics.median(values[1:]) for name, values in shares.items()},
+        "GB/s": statistics.median(limits[1:]),
     }
 
 

@@ -105,6 +105,8 @@ def test_every_epilogue_equals_the_reference(shape, layout, dtype, threads):
         ((16, 720, 7, 7), "contiguous"),  # short planes, blocks of whole lines
         ((6, 96, 31, 32), "channels_last"),
         ((6, 720, 65, 31), "channels_last"),  # inputs beyond the caches too
+        ((6, 64, 66, 65), "channels_last"),  # few channels, whose sums stay in registers
+        ((7, 64, 98, 97), "channels_last"),  # the same, inputs beyond the caches
     ],
     ids=str,
 )

@@ -16,5 +16,5 @@ def transformed() -> bool:
 
 
 def plain() -> bool:
-    """Whether eager Python runs the call: neither `tracing` nor `transformed`, asked at once."""
+    """Whether eager Python runs the call: neither `tracing` nor `transformed`."""
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

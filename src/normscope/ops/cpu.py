@@ -158,8 +158,8 @@ def forward(
         groups: Equal ghosts that the batch consists of.
 
     Returns:
-        Whether a variance is so large that its square roots and inverses leave the range of the kernels' type, float32
-        unless `x` is float64: what was written is then not to be used.
+        Whether a variance is too large for float32's range, so that what was written is not to be used; never of a
+        float64 `x`.
     """
     shape = _shape(x, groups)
     beyond: bool = EXTENSION.module.forward(

@@ -126,6 +126,8 @@ def train(
                 x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope
             )
         except OverflowError:
+            y = None
+        if y is None:
             return _train_in_float64(x, weight, bias, eps, epilogue, groups)
     elif tracing():
         y, found, _ = schema.batch_norm(x, weight, bias, fused.residual, eps, fused.activation, fused.slope, groups)
