@@ -120,14 +120,14 @@ def train(
     count = x.numel() // (x.shape[1] * groups)
     fused = epilogue if _fusable(x, epilogue) else PLAIN
     if plain():
-        found = cpu.new_moments(x, groups)
+        found, overflows = cpu.new_moments(x, groups), False
         try:
             y = eager.Train.apply(  # type: ignore[no-untyped-call]
                 x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope
             )
         except OverflowError:
-            y = None
-        if y is None:
+            overflows = True
+        if overflows:
             return _train_in_float64(x, weight, bias, eps, epilogue, groups)
     elif tracing():
         y, found, _ = schema.batch_norm(x, weight, bias, fused.residual, eps, fused.activation, fused.slope, groups)
