@@ -132,12 +132,12 @@ class Train(torch.autograd.Function):
         activation: str,
         slope: float,
     ) -> Tensor:
-        lain, groups, mask, other = cpu.laid_out(x), found.shape[1], None, residual
+        lain, groups, mask = cpu.laid_out(x), found.shape[1], None
         y = torch.empty_like(lain)
         if residual is not None:
-            mask, other = _mask(lain, activation, groups), cpu.laid_out_like(residual, lain)
+            mask, residual = _mask(lain, activation, groups), cpu.laid_out_like(residual, lain)
         if cpu.forward(
-            lain, y, found, cpu.ready(x, weight), cpu.ready(x, bias), eps, residual=other, mask=mask,
+            lain, y, found, cpu.ready(x, weight), cpu.ready(x, bias), eps, residual=residual, mask=mask,
             activation=activation, slope=slope, groups=groups,
         ):  # fmt: skip
             raise OverflowError
@@ -169,13 +169,13 @@ class Evaluate(torch.autograd.Function):
         activation: str,
         slope: float,
     ) -> Tensor:
-        lain, mask, other = cpu.laid_out(x), None, residual
+        lain, mask = cpu.laid_out(x), None
         y = torch.empty_like(lain)
         if residual is not None:
-            mask, other = _mask(lain, activation, 1), cpu.laid_out_like(residual, lain)
+            mask, residual = _mask(lain, activation, 1), cpu.laid_out_like(residual, lain)
         cpu.forward(
             lain, y, statistics, cpu.ready(x, weight), cpu.ready(x, bias), eps, phases=cpu.APPLY, count=1.0,
-            residual=other, mask=mask, activation=activation, slope=slope,
+            residual=residual, mask=mask, activation=activation, slope=slope,
         )  # fmt: skip
         ctx.save_for_backward(x, weight, bias, statistics, mask)
         ctx.options = (eps, activation, slope, residual is not None)
