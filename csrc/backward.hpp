@@ -159,11 +159,10 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     const int64_t first = me.begin(layout.rows), last = me.end(layout.rows), rows = (last - first) * (layout.width / width);
     const Run<E> top = view.row(first, layout.width);
     const Step step{width, ceil_div(width, kGrain)};
-    const bool held = kHolds && width == kHeldColumns<A>, streamed = view.streamed(2);
-    if (held && streamed) add_rows<kHeldRows<E>, true, E, Gate, kHolds>(sums, view, top, step, rows, table);
-    else if (held) add_rows<kHeldRows<E>, false, E, Gate, kHolds>(sums, view, top, step, rows, table);
-    else if (streamed) add_rows<kStreamedPairs, true, E, Gate>(sums, view, top, step, rows, table);
-    else add_rows<kSummedPairs, false, E, Gate>(sums, view, top, step, rows, table);
+    in_way<A>(width, view.streamed(2), [&](auto way) {
+        using W = decltype(way);
+        add_rows<kPairRows<E, W>, W::streamed, E, Gate, W::held>(sums, view, top, step, rows, table);
+    });
     if (layout.rest && me.rank == me.size - 1) {
         sums.width = layout.rest;
         add_rows<1, false, E, Gate>(sums, view, view.row(layout.rows, layout.rest), {}, 1, table);

@@ -1,9 +1,8 @@
 // Sums down the columns of a stack of rows, for short planes side by side, channels_last and tensors without planes.
 #pragma once
 
-#include <cstdlib>
-
 #include "runs.hpp"
+#include "scratch.hpp"
 
 namespace normscope::NORMSCOPE_LEVEL {
 
@@ -27,6 +26,17 @@ constexpr int64_t kHeldColumns = kHeld * Pack<A>::lanes;
 template <class E>
 constexpr int kHeldRows = sizeof(E) < sizeof(Compute<E>) ? 2 : 1;
 
+// How rows are added up: with their sums in registers or not, and waiting for memory or not.
+template <bool in_registers, bool from_memory>
+struct Way {
+    static constexpr bool held = in_registers, streamed = from_memory;
+};
+
+template <class E, class W>
+constexpr int kMomentRows = W::held ? kHeldRows<E> : W::streamed ? kStreamedMoments<E> : kSummedRows;
+template <class E, class W>
+constexpr int kPairRows = W::held ? kHeldRows<E> : W::streamed ? kStreamedPairs : kSummedPairs;
+
 // The width at which rows of `width` columns that follow each other without a gap are added up: that whose sums stay in
 // registers, if it holds whole channels.
 template <class A>
@@ -35,35 +45,15 @@ int64_t summed_width(int64_t width, int64_t channels) {
     return kHolds && held % channels == 0 && width % held == 0 ? held : width;
 }
 
-// Memory for the length of a call, in whole cache lines.
-class Scratch {
-   public:
-    explicit Scratch(int64_t bytes) : memory_(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64 + 64)) {
-        next_ = static_cast<char*>(memory_);
-    }
-    ~Scratch() { std::free(memory_); }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-
-    template <class V>
-    V* take(int64_t count) {
-        V* taken = reinterpret_cast<V*>(next_);
-        next_ += padded<V>(count);
-        return taken;
-    }
-    template <class V>
-    V* take_zeroed(int64_t count) {
-        return static_cast<V*>(__builtin_memset(take<V>(count), 0, size_t(padded<V>(count))));
-    }
-    template <class V>
-    static int64_t padded(int64_t count) {
-        return (count * int64_t(sizeof(V)) + 63) / 64 * 64;
-    }
-
-   private:
-    void* memory_;
-    char* next_;
-};
+// Calls body(Way) with the way that suits rows of such a width.
+template <class A, class Body>
+void in_way(int64_t width, bool streamed, Body&& body) {
+    const bool held = kHolds && width == kHeldColumns<A>;
+    if (held && streamed) body(Way<kHolds, true>{});
+    else if (held) body(Way<kHolds, false>{});
+    else if (streamed) body(Way<false, true>{});
+    else body(Way<false, false>{});
+}
 
 inline int64_t padded_width(int64_t width) { return (width + 15) / 16 * 16; }
 

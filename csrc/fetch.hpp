@@ -27,7 +27,7 @@ template <bool fetching, class E>
 NORMSCOPE_INLINE void fetch_summed(const E* from) {
     if constexpr (!fetching) return;
     __asm__ volatile("");
-    fetch(from, kSummedAhead / int64_t(sizeof(E)));
+    fetch(from, elements<E>(kSummedAhead));
 }
 
 }  // namespace normscope::NORMSCOPE_LEVEL

@@ -46,7 +46,7 @@ Running plane_moments(const View<E>& view, int64_t channel, int64_t first, int64
 // How far it is from element `begin` of a plane to what is fetched meanwhile: a little ahead in the next channel.
 template <class E>
 int64_t ahead_in_next(const View<E>& view, int64_t sample, int64_t begin) {
-    const int64_t width = view.layout.width, target = begin + kAppliedAhead / int64_t(sizeof(E));
+    const int64_t width = view.layout.width, target = begin + elements<E>(kAppliedAhead);
     const int64_t planes = sample + target / width, channels = 1 + planes / view.job.batch;
     return (planes % view.job.batch - sample) * view.layout.pitch + channels * width + target % width - begin;
 }
@@ -154,11 +154,10 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
     Scratch scratch(ColumnMoments<A>::bytes(width) + 2 * Scratch::padded<double>(channels));
     ColumnMoments<A> moments(scratch, width);
     const E* top = view.row(first, layout.width).x;
-    const bool held = kHolds && width == kHeldColumns<A>, streamed = view.streamed(1);
-    if (held && streamed) moments.template add<kHeldRows<E>, true, kHolds>(top, rows, width);
-    else if (held) moments.template add<kHeldRows<E>, false, kHolds>(top, rows, width);
-    else if (streamed) moments.template add<kStreamedMoments<E>, true>(top, rows, width);
-    else moments.template add<kSummedRows, false>(top, rows, width);
+    in_way<A>(width, view.streamed(1), [&](auto way) {
+        using W = decltype(way);
+        moments.template add<kMomentRows<E, W>, W::streamed, W::held>(top, rows, width);
+    });
     const Found mine(memory, channels, me.rank);
     channel_moments(moments, channels, width / channels, mine);
     if (layout.rest && me.rank == me.size - 1) {
@@ -189,7 +188,7 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
 template <class E, class Body>
 void latest_first(const View<E>& view, const Member& me, Body&& body) {
     const int64_t first = me.begin(view.layout.rows), last = me.end(view.layout.rows);
-    const int64_t stretch = 1 + kStretch / (view.layout.width * int64_t(sizeof(E)));
+    const int64_t stretch = 1 + elements<E>(kStretch) / view.layout.width;
     for (int64_t end = last; end > first; end -= stretch) {
         const int64_t begin = end - stretch < first ? first : end - stretch;
         body(view.row(begin, view.layout.width), end - begin);

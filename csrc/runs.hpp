@@ -7,6 +7,7 @@
 #include "activation.hpp"
 #include "channel.hpp"
 #include "fetch.hpp"
+#include "lanes.hpp"
 #include "walk.hpp"
 
 namespace normscope::NORMSCOPE_LEVEL {

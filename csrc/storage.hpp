@@ -9,6 +9,12 @@ struct bfloat16 {
     uint16_t bits;
 };
 
+// How many elements so many bytes are.
+template <class E>
+constexpr int64_t elements(int64_t bytes) {
+    return bytes / int64_t(sizeof(E));
+}
+
 // A whole pack, or its first `count` lanes.
 struct Whole {};
 struct Part {

@@ -60,7 +60,7 @@ struct View {
     bool streamed(int tensors) const { return tensors * bytes() >= kStreamed; }
 
     // How many elements ahead rows are fetched that are read again: from memory, the machine fetches them better by itself.
-    int64_t ahead() const { return bytes() >= kBeyondCaches ? 0 : kAppliedAhead / int64_t(sizeof(E)); }
+    int64_t ahead() const { return bytes() >= kBeyondCaches ? 0 : elements<E>(kAppliedAhead); }
 
     int64_t bytes() const { return job.batch * job.channels * job.inner * int64_t(sizeof(E)); }
 
