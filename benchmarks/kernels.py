@@ -3,6 +3,7 @@
     python benchmarks/kernels.py                   measure everything and write benchmarks/results/kernels.json
     python benchmarks/kernels.py --list            the parts it consists of
     python benchmarks/kernels.py --part small      one of them, merged into that file
+    python benchmarks/kernels.py --memory 62       count of the layers only what was measured at 62 GB/s
     python benchmarks/kernels.py --render          put the file's tables into README.md
     python benchmarks/kernels.py --spread          show them with the quartiles of the repetitions
 
@@ -13,7 +14,8 @@ medians of the ratios between neighbours in that loop are reported, and their ge
 batch 32. Whole networks and torch.compile are measured in pairs (`speed/pairs.py`), of which those count during which
 nothing else ran. Every part runs in a process of its own, on two threads: 'reused' with an allocator that keeps its
 heap, 'default' with glibc's own, which hands outputs of 32 MiB and more back to the system. A busy machine shares
-memory bandwidth out: run it on a quiet one.
+memory bandwidth out, so run it on a quiet one; where that comes and goes, `--memory` waits for it: of the layers, what
+was measured counts if a copy of 96 MiB reads and writes at that rate right before and right after.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ PARTS = (
 FRESH = 32
 
 
-def measured(part: str, repeats: int) -> dict[str, Any]:
+def measured(part: str, repeats: int, floor: float) -> dict[str, Any]:
     """The numbers of one part, in this process."""
     import torch
     from speed import layers, networks
@@ -58,22 +60,22 @@ def measured(part: str, repeats: int) -> dict[str, Any]:
     if part == "small":
         return layers.small(repeats)
     first, *rest = part.split()
-    return networks.network(first, rest[0], repeats) if first in NAMES else layers.layers(*rest, repeats)
+    return networks.network(first, rest[0], repeats) if first in NAMES else layers.layers(*rest, repeats, floor)
 
 
-def run(part: str, repeats: int) -> None:
+def run(part: str, repeats: int, floor: float) -> None:
     """One part in a process of its own, whose allocator is the part's."""
     environment = dict(os.environ)
     if part.startswith("reused"):
         environment |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
-    words = [sys.executable, __file__, "--here", part, "--repeats", str(repeats)]
+    words = [sys.executable, __file__, "--here", part, "--repeats", str(repeats), "--memory", str(floor)]
     with tempfile.TemporaryDirectory() as folder:
         environment["TORCHINDUCTOR_CACHE_DIR"] = folder  # seconds to compile are those of the first time
         done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    keep(part, json.loads(done.stdout.splitlines()[-1]))
+    keep(part, floor, json.loads(done.stdout.splitlines()[-1]))
 
 
-def keep(part: str, numbers: dict[str, Any]) -> None:
+def keep(part: str, floor: float, numbers: dict[str, Any]) -> None:
     """Merge a part into the file, beside what its numbers depend on."""
     import torch
 
@@ -82,7 +84,7 @@ def keep(part: str, numbers: dict[str, Any]) -> None:
 
     record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"parts": {}}
     versions = {"normscope": normscope.__version__, "torch": torch.__version__, "kernels": cpu.EXTENSION.identity}
-    record["parts"][part] = {"versions": versions, "numbers": numbers}
+    record["parts"][part] = {"versions": versions, "memory floor": floor, "numbers": numbers}
     record["machine"] = {"processor": processor(), "system": platform.platform(), "threads": 2, "batch": 32}
     record["parts"] = {name: record["parts"][name] for name in PARTS if name in record["parts"]}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -115,7 +117,8 @@ def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bo
             percent = f" [{low:.2f}, {high:.2f}]"
         cells.append(f"{geometric([shape['ratio'][column] for shape in shapes]):.2f}{percent}")
     large = [shape["GB/s"] for shape in parts[name]["numbers"].values() if shape["MiB"] >= FRESH]
-    return " | ".join([*cells, f"{geometric(large):.0f}"])
+    floor = parts[name].get("memory floor")
+    return " | ".join([*cells, f"{geometric(large):.0f}" + (f" (at least {floor:g})" if floor else "")])
 
 
 def step(parts: dict[str, Any], name: str, layout: str) -> str:
@@ -190,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=PARTS, help="only this one; may be given several times")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--memory", type=float, default=0, metavar="GB/s", help="wait until a copy reaches so many")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--render", action="store_true", help="put the file's tables into README.md")
     parser.add_argument("--spread", action="store_true", help="show the file's tables with quartiles")
@@ -198,7 +202,7 @@ def main() -> None:
     if options.list:
         print("\n".join(PARTS))
     elif options.here:
-        print(json.dumps(measured(options.here, options.repeats)))
+        print(json.dumps(measured(options.here, options.repeats, options.memory)))
     elif options.spread:
         print(tables(json.loads(RESULTS.read_text(encoding="utf-8")), spread=True))
     elif options.render:
@@ -206,7 +210,7 @@ def main() -> None:
     else:
         for part in options.part or PARTS:
             print(part, file=sys.stderr, flush=True)
-            run(part, options.repeats)
+            run(part, options.repeats, options.memory)
         print(tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from speed import pairs
+from speed.memory import Memory
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,7 +103,7 @@ def limit(setting: Setting) -> float:
     return min(second(lambda: taken(lambda: setting.copy.copy_(x))), second(lambda: taken(past_caches)))
 
 
-def measure(setting: Setting, repeats: int) -> dict[str, Any]:
+def measure(setting: Setting, repeats: int, memory: Memory) -> dict[str, Any]:
     """Ratios, spread, shares of the limit, and the limit as GB/s, for one shape.
 
     A forward must read and write one tensor, a backward read two and write one, half as much again.
@@ -109,20 +111,20 @@ def measure(setting: Setting, repeats: int) -> dict[str, Any]:
     ratios: dict[str, list[float]] = {column: [] for column in COLUMNS}
     shares: dict[str, list[float]] = {"forward": [], "backward": []}
     limits: list[float] = []
+
+    def in_turn(relu: bool, add: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+        theirs = second(lambda: clocked(setting, setting.theirs, relu, add))
+        return theirs, second(lambda: clocked(setting, setting.ours, relu, add))
+
     for _ in range(repeats + 1):
-        once = limit(setting)
+        once, (theirs, mine) = memory.undisturbed(lambda: (limit(setting), in_turn(relu=False, add=False)))
         limits.append(2 * setting.x.numel() * setting.x.element_size() / once / 1e9)
-        for column, options in (("", (False, False)), (COLUMNS[2], (True, False)), (COLUMNS[3], (True, True))):
-            theirs, mine = (
-                second(lambda run=run, options=options: clocked(setting, run, *options))
-                for run in (setting.theirs, setting.ours)
-            )
-            if column:
-                ratios[column].append(sum(theirs) / sum(mine))
-                continue
-            for index, part in enumerate(("forward", "backward")):
-                ratios[part].append(theirs[index] / mine[index])
-                shares[part].append((1, 1.5)[index] * once / mine[index])
+        for index, part in enumerate(("forward", "backward")):
+            ratios[part].append(theirs[index] / mine[index])
+            shares[part].append((1, 1.5)[index] * once / mine[index])
+        for column, add in ((COLUMNS[2], False), (COLUMNS[3], True)):
+            theirs, mine = memory.undisturbed(lambda add=add: in_turn(relu=True, add=add))
+            ratios[column].append(sum(theirs) / sum(mine))
     return {
         "ratio": {name: statistics.median(values[1:]) for name, values in ratios.items()},
         "spread": {name: pairs.quartiles(values[1:]) for name, values in ratios.items()},
@@ -131,16 +133,17 @@ def measure(setting: Setting, repeats: int) -> dict[str, Any]:
     }
 
 
-def layers(dtype: str, layout: str, repeats: int, batch: int = 32) -> dict[str, Any]:
-    """Every shape in one dtype and layout; the key is channels x side."""
+def layers(dtype: str, layout: str, repeats: int, floor: float = 0, batch: int = 32) -> dict[str, Any]:
+    """Every shape in one dtype and layout, while memory gives `floor` GB/s; the key is channels x side."""
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    found = {}
+    found, memory = {}, Memory(floor)
     for channels, side in SHAPES:
         setting = Setting(channels, side, batch, dtypes[dtype], layouts[layout])
         setting.gate()
         size = setting.x.numel() * setting.x.element_size()
-        found[f"{channels}x{side}"] = {"MiB": size / 2**20, **measure(setting, repeats)}
+        found[f"{channels}x{side}"] = {"MiB": size / 2**20, **measure(setting, repeats, memory)}
+        print(f"  {channels}x{side}", file=sys.stderr, flush=True)
     return found
 
 
