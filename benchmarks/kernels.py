@@ -72,10 +72,10 @@ def run(part: str, repeats: int, floor: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment["TORCHINDUCTOR_CACHE_DIR"] = folder  # seconds to compile are those of the first time
         done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    keep(part, floor, json.loads(done.stdout.splitlines()[-1]))
+    keep(part, json.loads(done.stdout.splitlines()[-1]))
 
 
-def keep(part: str, floor: float, numbers: dict[str, Any]) -> None:
+def keep(part: str, numbers: dict[str, Any]) -> None:
     """Merge a part into the file, beside what its numbers depend on."""
     import torch
 
@@ -84,7 +84,7 @@ def keep(part: str, floor: float, numbers: dict[str, Any]) -> None:
 
     record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"parts": {}}
     versions = {"normscope": normscope.__version__, "torch": torch.__version__, "kernels": cpu.EXTENSION.identity}
-    record["parts"][part] = {"versions": versions, "memory floor": floor, "numbers": numbers}
+    record["parts"][part] = {"versions": versions, "numbers": numbers}
     record["machine"] = {"processor": processor(), "system": platform.platform(), "threads": 2, "batch": 32}
     record["parts"] = {name: record["parts"][name] for name in PARTS if name in record["parts"]}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -117,7 +117,7 @@ def rows(parts: dict[str, Any], name: str, chosen: Callable[[dict[str, Any]], bo
             percent = f" [{low:.2f}, {high:.2f}]"
         cells.append(f"{geometric([shape['ratio'][column] for shape in shapes]):.2f}{percent}")
     large = [shape["GB/s"] for shape in parts[name]["numbers"].values() if shape["MiB"] >= FRESH]
-    floor = parts[name].get("memory floor")
+    floor = shapes[0]["floor"]
     return " | ".join([*cells, f"{geometric(large):.0f}" + (f" (at least {floor:g})" if floor else "")])
 
 

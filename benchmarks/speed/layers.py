@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from speed import pairs
-from speed.memory import Memory
+from speed.memory import Memory, taken
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -95,11 +95,6 @@ def limit(setting: Setting) -> float:
     def past_caches() -> None:
         cpu.forward(x, setting.copy, moments, None, None, 1.0, phases=cpu.APPLY)
 
-    def taken(run: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
     return min(second(lambda: taken(lambda: setting.copy.copy_(x))), second(lambda: taken(past_caches)))
 
 
@@ -133,7 +128,7 @@ def measure(setting: Setting, repeats: int, memory: Memory) -> dict[str, Any]:
     }
 
 
-def layers(dtype: str, layout: str, repeats: int, floor: float = 0, batch: int = 32) -> dict[str, Any]:
+def layers(dtype: str, layout: str, repeats: int, floor: float, batch: int = 32) -> dict[str, Any]:
     """Every shape in one dtype and layout, while memory gives `floor` GB/s; the key is channels x side."""
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -142,7 +137,7 @@ def layers(dtype: str, layout: str, repeats: int, floor: float = 0, batch: int =
         setting = Setting(channels, side, batch, dtypes[dtype], layouts[layout])
         setting.gate()
         size = setting.x.numel() * setting.x.element_size()
-        found[f"{channels}x{side}"] = {"MiB": size / 2**20, **measure(setting, repeats, memory)}
+        found[f"{channels}x{side}"] = {"MiB": size / 2**20, "floor": floor, **measure(setting, repeats, memory)}
         print(f"  {channels}x{side}", file=sys.stderr, flush=True)
     return found
 

@@ -13,6 +13,13 @@ Found = TypeVar("Found")
 BYTES = 96 << 20
 
 
+def taken(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 class Memory:
     """Memory as torch's copy meets it, and the least of it that a measurement needs.
 
@@ -28,20 +35,17 @@ class Memory:
 
     def rate(self) -> float:
         """The best of three copies, in GB/s."""
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            self.copy.copy_(self.source)
-            seconds.append(time.perf_counter() - start)
-        return 2 * BYTES / min(seconds) / 1e9
+        return 2 * BYTES / min(taken(lambda: self.copy.copy_(self.source)) for _ in range(3)) / 1e9
+
+    def quiet(self) -> bool:
+        """Whether memory gives `floor` now."""
+        return not self.floor or self.rate() >= self.floor
 
     def undisturbed(self, measured: Callable[[], Found]) -> Found:
         """What `measured` says while memory gives `floor`, right before and right after; waits until it does."""
-        while self.floor:
-            if self.rate() < self.floor:
+        while True:
+            while not self.quiet():
                 time.sleep(0.2)
-                continue
             found = measured()
-            if self.rate() >= self.floor:
+            if self.quiet():
                 return found
-        return measured()
