@@ -5,6 +5,9 @@
 
 namespace normscope::NORMSCOPE_LEVEL {
 
+// Bytes of the longest row that fits the first-level cache together with six numbers of each of its columns.
+constexpr int64_t kUncrowded = int64_t(6) << 10;
+
 template <class E, class Gate>
 void differentiate_planes(const View<E>& view, int64_t c, int64_t first, int64_t last, Traffic traffic) {
     auto numbers = forward_uniform<E>(view.job, c);
@@ -63,7 +66,8 @@ void backward_few_planes(const View<E>& view, const Member& me, Sums* partial) {
 }
 
 // Sums down the columns of `rows` runs, R at once, the first of which is `top`. Its gradient of the residual, if it has one,
-// is written beside: a pass that only reads leaves half of what memory can do unused.
+// is written beside: a pass that only reads leaves half of what memory can do unused. Then a machine fetches short rows, too,
+// better by itself.
 template <int R, bool fetching, class E, class Gate, bool held = false>
 void add_rows(
     ColumnSums<Compute<E>>& sums, const View<E>& view, const Run<E> top, const Step step, int64_t rows,
@@ -71,13 +75,14 @@ void add_rows(
     using A = Compute<E>;
     const auto below = broadcast(A(view.job.slope));
     const bool past_caches = view.past_caches();
+    const int64_t ahead = view.summed_ahead(2, held ? top.dresidual != nullptr : kFetchesItself<E, held>);
     const auto term = [=](int64_t row, int64_t j, auto extent, auto together, auto& sum1, auto& sum2) NORMSCOPE_LAMBDA {
         const auto from = table.at(centre, j);
         auto first = zero<A>(), second = zero<A>();
         each<decltype(together){}>([&](auto r) NORMSCOPE_LAMBDA {
             const int64_t there = (row + r) * step.pitch + j;
-            fetch_summed<fetching>(top.x + there);
-            fetch_summed<fetching>(top.dy + there);
+            fetch_summed<fetching>(top.x + there, ahead);
+            fetch_summed<fetching>(top.dy + there, ahead);
             const auto x = load(top.x + there, extent);
             const uint8_t* mask = top.mask + 2 * (row + r) * step.words;
             const auto g = Gate::pass(load(top.dy + there, extent), x, table, below, j, mask, j, extent);
@@ -147,6 +152,13 @@ void share_columns(const Job& job, const Member& me, double* memory) {
     }
 }
 
+// Whether a row and what its channels need do not fit the first-level cache together: then rows are worked on together, which
+// read it once for all of them. Narrow elements wait for arithmetic.
+template <class E, class Gate>
+bool crowded(const Layout& layout) {
+    return Gate::reads_x && sizeof(E) == sizeof(Compute<E>) && layout.width * int64_t(sizeof(E)) > kUncrowded;
+}
+
 template <class E, class Gate>
 void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& table, double* memory) {
     using A = Compute<E>;
@@ -161,7 +173,8 @@ void row_sums(const View<E>& view, const Member& me, const Table<Compute<E>>& ta
     const Step step{width, ceil_div(width, kGrain)};
     in_way<A>(width, view.streamed(2), [&](auto way) {
         using W = decltype(way);
-        add_rows<kPairRows<E, W>, W::streamed, E, Gate, W::held>(sums, view, top, step, rows, table);
+        if (crowded<E, Gate>(layout)) add_rows<kSummedPairs, W::streamed, E, Gate>(sums, view, top, step, rows, table);
+        else add_rows<kPairRows<E, W>, W::streamed, E, Gate, W::held>(sums, view, top, step, rows, table);
     });
     if (layout.rest && me.rank == me.size - 1) {
         sums.width = layout.rest;
@@ -188,7 +201,8 @@ void backward_rows(const View<E>& view, const Member& me, double* partial) {
     // The pass of the sums, where it is run, writes the residual's gradient.
     const auto differentiate_them = [&](const Run<E>& top, const Step step, int64_t rows) {
         const Run<E> due = job.phases & statistics ? top.without_dresidual() : top;
-        differentiate_rows<1, E, Gate>(due, step, rows, table, job, traffic);
+        if (crowded<E, Gate>(layout)) differentiate_rows<kRows, E, Gate>(due, step, rows, table, job, traffic);
+        else differentiate_rows<1, E, Gate>(due, step, rows, table, job, traffic);
     };
     if (layout.rest && me.rank == me.size - 1) differentiate_them(view.row(layout.rows, layout.rest), {}, 1);
     latest_first(view, me, [&](const Run<E>& top, int64_t rows) { differentiate_them(top, view.step(), rows); });

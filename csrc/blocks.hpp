@@ -56,7 +56,8 @@ void gather_block(const View<E>& view, int64_t first, int64_t from, int64_t to) 
     const int64_t width = to * job.inner;
     Scratch scratch(ColumnMoments<A>::bytes(width));
     ColumnMoments<A> moments(scratch, width);
-    moments.template add<kSummedRows, true>(view.block(0, first, width).x, job.batch, view.layout.pitch);
+    moments.template add<kSummedRows, true>(
+        view.block(0, first, width).x, job.batch, view.layout.pitch, view.summed_ahead(1, false));
     for (int64_t c = 0; c < to; ++c) keep(job, first + c, block_moments(moments, c * job.inner, job.inner));
 }
 

@@ -37,6 +37,10 @@ constexpr int kMomentRows = W::held ? kHeldRows<E> : W::streamed ? kStreamedMome
 template <class E, class W>
 constexpr int kPairRows = W::held ? kHeldRows<E> : W::streamed ? kStreamedPairs : kSummedPairs;
 
+// Whether a machine fetches rows from memory better by itself: long ones, if their elements take little arithmetic.
+template <class E, bool held>
+constexpr bool kFetchesItself = !held && sizeof(E) == sizeof(Compute<E>);
+
 // The width at which rows of `width` columns that follow each other without a gap are added up: that whose sums stay in
 // registers, if it holds whole channels.
 template <class A>
@@ -154,32 +158,32 @@ struct ColumnMoments {
           mean(scratch.take_zeroed<double>(padded_width(width))),
           m2(scratch.take_zeroed<double>(padded_width(width))) {}
 
-    // R rows at once; `held` as in ColumnSums.
+    // R rows at once, fetched `ahead` elements ahead; `held` as in ColumnSums.
     template <int R, bool fetching, bool held = false, class E>
-    void add(const E* x, int64_t rows, int64_t pitch) {
+    void add(const E* x, int64_t rows, int64_t pitch, int64_t ahead) {
         if (!rows) return;
         const int64_t opening = least_of(rows, kOpening);
         walk<A>(0, sums.width, [&](int64_t j, auto extent, auto) { store(pivot + j, load(x + j, extent, A(0)), Whole{}); });
-        sums.template add<R, held>(0, opening, deviations<fetching>(x, pitch));
+        sums.template add<R, held>(0, opening, deviations<fetching>(x, pitch, ahead));
         set_opening(double(opening));
         sums.clear();
         while (count < rows) {
             const int64_t segment = count ? least_of(count, rows - count) : opening;
-            sums.template add<R, held>(count, count + segment, deviations<fetching>(x, pitch));
+            sums.template add<R, held>(count, count + segment, deviations<fetching>(x, pitch, ahead));
             merge(segment);
         }
     }
 
    private:
     template <bool fetching, class E>
-    auto deviations(const E* x, int64_t pitch) const {
-        return [x, pitch, pivots = static_cast<const A*>(pivot)](
+    auto deviations(const E* x, int64_t pitch, int64_t ahead) const {
+        return [x, pitch, ahead, pivots = static_cast<const A*>(pivot)](
                    int64_t row, int64_t j, auto extent, auto rows, Pack<A>& sum1, Pack<A>& sum2) NORMSCOPE_LAMBDA {
             const auto from = load(pivots + j, Whole{});
             auto first = zero<A>(), second = zero<A>();  // apart from the sums so far, which keeps the rounding down
             each<decltype(rows){}>([&](auto r) NORMSCOPE_LAMBDA {
                 const E* at = x + (row + r) * pitch + j;
-                fetch_summed<fetching>(at);
+                fetch_summed<fetching>(at, ahead);
                 const auto d = load(at, extent, A(0)) - from;
                 first = first + d;
                 second = multiply_add(d, d, second);

@@ -24,10 +24,10 @@ NORMSCOPE_INLINE void fetch_briefly(const E* from, int64_t ahead) {
 
 // Each fetch stays where it is: compilers would bring all of a column together, and such a burst has to wait for memory.
 template <bool fetching, class E>
-NORMSCOPE_INLINE void fetch_summed(const E* from) {
+NORMSCOPE_INLINE void fetch_summed(const E* from, int64_t ahead) {
     if constexpr (!fetching) return;
     __asm__ volatile("");
-    fetch(from, elements<E>(kSummedAhead));
+    fetch(from, ahead);
 }
 
 }  // namespace normscope::NORMSCOPE_LEVEL

@@ -156,7 +156,8 @@ void row_moments(const View<E>& view, const Member& me, double* memory) {
     const E* top = view.row(first, layout.width).x;
     in_way<A>(width, view.streamed(1), [&](auto way) {
         using W = decltype(way);
-        moments.template add<kMomentRows<E, W>, W::streamed, W::held>(top, rows, width);
+        moments.template add<kMomentRows<E, W>, W::streamed, W::held>(
+            top, rows, width, view.summed_ahead(1, kFetchesItself<E, W::held>));
     });
     const Found mine(memory, channels, me.rank);
     channel_moments(moments, channels, width / channels, mine);

@@ -60,7 +60,14 @@ struct View {
     bool streamed(int tensors) const { return tensors * bytes() >= kStreamed; }
 
     // How many elements ahead rows are fetched that are read again: from memory, the machine fetches them better by itself.
-    int64_t ahead() const { return bytes() >= kBeyondCaches ? 0 : elements<E>(kAppliedAhead); }
+    int64_t ahead() const { return beyond_caches(1) ? 0 : elements<E>(kAppliedAhead); }
+
+    // The same of rows of so many tensors that are added up; not all of these the machine fetches better.
+    int64_t summed_ahead(int tensors, bool by_itself) const {
+        return by_itself && beyond_caches(tensors) ? 0 : elements<E>(kSummedAhead);
+    }
+
+    bool beyond_caches(int tensors) const { return tensors * bytes() >= kBeyondCaches; }
 
     int64_t bytes() const { return job.batch * job.channels * job.inner * int64_t(sizeof(E)); }
 
