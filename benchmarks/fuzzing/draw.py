@@ -74,7 +74,7 @@ def shape_of(draw: random.Random, size: str) -> tuple[int, ...]:
     if size == "large":
         spatial: tuple[int, ...] = draw.choice(((56, 56), (7, 7), (17,), (300, 301), (112, 112), ()))
         numel = draw.choice((3_300_000, 3_500_000, 8_600_000))
-        channels = draw.choice([c for c in (1, 3, 16, 64, 65, 256) if 2 * c * math.prod(spatial) <= numel])
+        channels = draw.choice([c for c in (1, 3, 16, 64, 65, 256, 1700, 2048) if 2 * c * math.prod(spatial) <= numel])
         return (numel // (channels * math.prod(spatial)), channels, *spatial)
     spatial = tuple(draw.choice(SPATIAL) for _ in range(draw.choice((0, 1, 2, 3))))
     spatial = spatial[: 2 if math.prod(spatial) > 1500 else 3]

@@ -71,7 +71,8 @@ def both_ways(shape, layout, dtype, activation, with_residual, groups=1, mean=3.
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("shape", "threads"),
-    [(shape, 1) for shape in SHAPES] + [((40, 1000), 2), ((6, 2, 64, 65), 2), ((4, 30, 19, 19), 2)],
+    [(shape, 1) for shape in SHAPES]
+    + [((40, 1000), 2), ((21, 2048), 2), ((21, 1700), 2), ((6, 2, 64, 65), 2), ((4, 30, 19, 19), 2)],
     ids=str,
 )
 def test_every_epilogue_equals_the_reference(shape, layout, dtype, threads):
@@ -105,6 +106,7 @@ def test_every_epilogue_equals_the_reference(shape, layout, dtype, threads):
         ((16, 720, 7, 7), "contiguous"),  # short planes, blocks of whole lines
         ((6, 96, 31, 32), "channels_last"),
         ((6, 720, 65, 31), "channels_last"),  # inputs beyond the caches too
+        ((7, 2048, 13, 12), "channels_last"),  # rows too long for the first-level cache
         ((6, 64, 66, 65), "channels_last"),  # few channels, whose sums stay in registers
         ((7, 64, 98, 97), "channels_last"),  # the same, inputs beyond the caches
     ],
