@@ -199,6 +199,10 @@ def main() -> None:
     parser.add_argument("--spread", action="store_true", help="show the file's tables with quartiles")
     parser.add_argument("--here", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"expected --repeats of at least 1, came {options.repeats}")
+    if not 0 <= options.memory < math.inf:
+        parser.error(f"expected --memory in GB/s, 0 or more, came {options.memory}")
     if options.list:
         print("\n".join(PARTS))
     elif options.here:
