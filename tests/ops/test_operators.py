@@ -142,6 +142,24 @@ def test_double_backward(activation, residual, training):
     assert torch.autograd.gradgradcheck(forward, small)
 
 
+def test_tensors_that_escaped_from_a_transform_train_like_others():
+    escaped = []
+
+    def keep(*values):
+        escaped.extend(values)
+        return sum(value.sum() for value in values)
+
+    values = inputs(requires_grad=False)
+    torch.func.grad(keep, argnums=(0, 1, 2, 3))(*values)
+    assert any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in escaped)
+    epilogues = [functional.Epilogue("relu", 0.0, source[3]) for source in (values, escaped)]
+    want, got = (
+        functional.train(*source[:3], 1e-5, epilogue)[0]
+        for source, epilogue in zip((values, escaped), epilogues, strict=True)
+    )
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "rows"])
 @pytest.mark.parametrize("activation", ["none", "relu", "silu"])
 def test_phases_over_two_parts_equal_the_whole(layout, activation):

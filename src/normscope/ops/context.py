@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from torch._C import _are_functorch_transforms_active as _transforming
+from torch.compiler import is_compiling
 
 
 def tracing() -> bool:
     """Whether torch.compile or torch.export is tracing."""
-    return torch.compiler.is_compiling()
+    return is_compiling()
 
 
 def transformed() -> bool:
     """Whether torch.func (vmap, grad, jvp, ...) wraps the tensors of the call; a tracer answers for itself."""
-    return not tracing() and torch._C._are_functorch_transforms_active()
+    return not tracing() and _transforming()
 
 
 def plain() -> bool:
     """Whether eager Python runs the call: neither `tracing` nor `transformed`."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    return not (is_compiling() or _transforming())

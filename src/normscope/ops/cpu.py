@@ -1,7 +1,8 @@
 """The compiled kernels behind the package's functional signatures, or the reason why there are none.
 
 They take addresses and numbers and know nothing of torch, so the callers here answer for dtypes, devices and layouts:
-`supports` says whether a tensor may come, `laid_out` brings it into a layout that the kernels walk along.
+`objection` says why a tensor may not come, `laid_out` brings it into a layout that the kernels walk along. Between two
+kernels Python runs with cold caches and a call costs microseconds, so `forward` and `backward` write out what they ask.
 """
 
 from __future__ import annotations
@@ -105,21 +106,11 @@ def new_moments(x: Tensor, groups: int) -> Tensor:
     return torch.empty(2, groups, x.shape[1], dtype=torch.float64, device=x.device)
 
 
-def _shape(x: Tensor, groups: int) -> tuple[int, int, int, int, bool, int]:
-    batch, channels = x.shape[0], x.shape[1]
-    inner = x.numel() // (batch * channels)
-    last = not x.is_contiguous()
-    return _DTYPES[x.dtype], batch // groups, channels, inner, last, torch.get_num_threads()
-
-
-def _address(value: Tensor | None) -> int:
-    return 0 if value is None else value.data_ptr()
-
-
 def new_mask(x: Tensor, groups: int = 1) -> Tensor:
     """Memory for one bit per element of `x`, shape [bytes]."""
-    dtype, batch, channels, inner, last, _ = _shape(x, groups)
-    size = EXTENSION.module.mask_bytes(dtype, batch, channels, inner, last, groups)
+    samples, channels = x.shape[:2]
+    batch, inner = samples // groups, x.numel() // (samples * channels)
+    size = EXTENSION.module.mask_bytes(_DTYPES[x.dtype], batch, channels, inner, not x.is_contiguous(), groups)
     return torch.empty(size, dtype=torch.uint8)
 
 
@@ -161,11 +152,17 @@ def forward(
         Whether a variance is too large for float32's range, so that what was written is not to be used; never of a
         float64 `x`.
     """
-    shape = _shape(x, groups)
+    samples, channels = x.shape[:2]
+    batch, inner = samples // groups, x.numel() // (samples * channels)
     beyond: bool = EXTENSION.module.forward(
-        level_in_use, *shape, phases, groups, x.data_ptr(), _address(residual), _address(y), _address(mask),
-        _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]), moments.data_ptr(),
-        FUSED[activation], slope,
+        level_in_use, _DTYPES[x.dtype], batch, channels, inner, not x.is_contiguous(), torch.get_num_threads(), phases,
+        groups, x.data_ptr(),
+        0 if residual is None else residual.data_ptr(),
+        0 if y is None else y.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        0 if weight is None else weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        eps, count or float(batch * inner), moments.data_ptr(), FUSED[activation], slope,
     )  # fmt: skip
     return beyond
 
@@ -214,12 +211,21 @@ def backward(
         slope: As in the forward.
         groups: As in the forward.
     """
-    shape = _shape(x, groups)
+    samples, channels = x.shape[:2]
+    batch, inner = samples // groups, x.numel() // (samples * channels)
     EXTENSION.module.backward(
-        level_in_use, *shape, phases, groups, dy.data_ptr(), x.data_ptr(), _address(dx), _address(dresidual),
-        _address(mask), _address(weight), _address(bias), eps, count or float(shape[1] * shape[3]),
-        moments.data_ptr(), _address(sums), _address(dweight), _address(dbias), batch_statistics, FUSED[activation],
-        slope,
+        level_in_use, _DTYPES[x.dtype], batch, channels, inner, not x.is_contiguous(), torch.get_num_threads(), phases,
+        groups, dy.data_ptr(), x.data_ptr(),
+        0 if dx is None else dx.data_ptr(),
+        0 if dresidual is None else dresidual.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        0 if weight is None else weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        eps, count or float(batch * inner), moments.data_ptr(),
+        0 if sums is None else sums.data_ptr(),
+        0 if dweight is None else dweight.data_ptr(),
+        0 if dbias is None else dbias.data_ptr(),
+        batch_statistics, FUSED[activation], slope,
     )  # fmt: skip
 
 

@@ -122,9 +122,7 @@ def train(
     if plain():
         found, overflows = cpu.new_moments(x, groups), False
         try:
-            y = eager.Train.apply(  # type: ignore[no-untyped-call]
-                x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope
-            )
+            y = eager.train(x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope)
         except OverflowError:
             overflows = True
         if overflows:
