@@ -74,7 +74,7 @@ def row(shape: tuple[int, ...], dtype: str, layout: str, mean: float) -> dict[st
     """One setting."""
     generator = torch.Generator().manual_seed(0)
     kind = getattr(torch, dtype)
-    wide = cpu.parameter_dtype(torch.empty(0, dtype=kind))
+    wide = cpu.PARAMETERS[kind][0]
     x, dy = ((torch.randn(shape, generator=generator, dtype=torch.float64) + at).to(kind) for at in (mean, 0))
     if layout == "channels_last":
         x, dy = (value.contiguous(memory_format=torch.channels_last) for value in (x, dy))

@@ -50,7 +50,7 @@ def both_ways(shape, layout, dtype, activation, with_residual, groups=1, mean=3.
     """Outputs and gradients of the kernels, on memory poisoned with NaN, and those of the reference."""
     x, dy, residual = (laid_out(value.to(dtype), layout) for value in (
         draw(*shape) + mean, draw(*shape, seed=1), draw(*shape, seed=2)))  # fmt: skip
-    weight, bias = (draw(shape[1], seed=n).to(cpu.parameter_dtype(x)) for n in (3, 4))
+    weight, bias = (draw(shape[1], seed=n).to(cpu.PARAMETERS[x.dtype][0]) for n in (3, 4))
     moments, y = torch.full((2, groups, shape[1]), torch.nan, dtype=torch.float64), poisoned(x)
     one_bit = with_residual and activation in ("relu", "relu6", "leaky_relu")
     mask = cpu.new_mask(x, groups).fill_(0xA5) if one_bit else None

@@ -14,6 +14,8 @@ from normscope.errors import InputError
 FUSED = {"none": 0, "relu": 1, "relu6": 2, "leaky_relu": 3, "silu": 4}
 # The fused ones whose backward one bit per element decides.
 ONE_BIT = ("relu", "relu6", "leaky_relu")
+# Those that can follow a residual in a kernel.
+BEHIND_RESIDUAL = ("none", *ONE_BIT)
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda z: z,

@@ -17,6 +17,12 @@ from torch import Tensor
 from normscope.ops.activation import FUSED
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+# The dtypes that weight and bias may have for an input of each of these, that which the kernels read first.
+PARAMETERS = {
+    torch.float32: (torch.float32,),
+    torch.bfloat16: (torch.float32, torch.bfloat16),
+    torch.float64: (torch.float64,),
+}
 STATISTICS, APPLY = 1, 2
 
 
@@ -55,11 +61,6 @@ EXTENSION = _load()
 level_in_use = 0
 
 
-def parameter_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which the kernels want weight and bias for an input like `x`."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def objection(x: Tensor) -> str:
     """Why the kernels cannot take `x`; empty when they can."""
     if EXTENSION.module is None:
@@ -95,7 +96,7 @@ def ready(x: Tensor, parameter: Tensor | None) -> Tensor | None:
     """A parameter as the kernels read it for `x`: itself where that is how it is, which is cheap to ask."""
     if parameter is None:
         return None
-    dtype = parameter_dtype(x)
+    dtype = PARAMETERS[x.dtype][0]
     if parameter.dtype == dtype and parameter.is_contiguous():
         return parameter
     return parameter.detach().to(dtype).contiguous()
@@ -137,7 +138,7 @@ def forward(
         y: Memory with the strides of `x`.
         moments: float64, shape [2, groups, channels], contiguous: mean and m2; read where the statistics phase is not
             run.
-        weight: gamma, in `parameter_dtype`, contiguous.
+        weight: gamma, in the dtype that the kernels read (`PARAMETERS`), contiguous.
         bias: beta, likewise.
         eps: Added to the variance m2 / count.
         phases: STATISTICS, APPLY or both.
@@ -203,7 +204,7 @@ def backward(
         phases: STATISTICS, APPLY or both.
         count: As in the forward.
         batch_statistics: Whether the moments depend on `x`, as in training.
-        dweight: Memory for dgamma over all groups, in `parameter_dtype`, or None.
+        dweight: Memory for dgamma over all groups, in the dtype of `weight` above, or None.
         dbias: Memory for dbeta, likewise.
         dresidual: Memory with the strides of `x`, or None.
         mask: As the forward left it.

@@ -114,8 +114,12 @@ def _differentiable(ctx: Any, dy: Tensor, statistics: Tensor | None) -> tuple[Te
     return grads if residual else (*grads[:3], None)
 
 
+# Moments or the memory for them, eps, activation, slope: nobody asks for their gradients, and one argument is cheaper.
+Options = tuple[Tensor, float, str, float]
+
+
 class Train(torch.autograd.Function):
-    """Training: (x, weight, bias, residual, memory for moments, eps, activation, slope) -> y.
+    """Training: (x, weight, bias, residual, (memory for moments, eps, activation, slope)) -> y.
 
     The moments come back in memory of the caller's: a second output would cost more than a small kernel. Its forward
     raises OverflowError where a variance is so large that its square roots and inverses leave the range of float32.
@@ -128,11 +132,9 @@ class Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        found: Tensor,
-        eps: float,
-        activation: str,
-        slope: float,
+        options: Options,
     ) -> Tensor:
+        found, eps, activation, slope = options
         lain, groups, mask = cpu.laid_out(x), found.shape[1], None
         y = torch.empty_like(lain)
         if residual is not None:
@@ -152,14 +154,14 @@ class Train(torch.autograd.Function):
             grads = _differentiable(ctx, dy, None)
         else:
             grads = _gradients(ctx, dy, 0.0, batch_statistics=True)
-        return (*grads, None, None, None, None)
+        return (*grads, None)
 
 
 # Without the Python that autograd.Function runs for the transforms of torch.func.
 _apply = super(torch.autograd.Function, Train).apply
 
 
-def train(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any) -> Tensor:
+def train(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, options: Options) -> Tensor:
     """`Train.apply` where no transform of torch.func is active, in a tenth less of what it takes outside the kernels.
 
     Of what is left out, only one step matters there: a tensor that escaped from a transform may still be wrapped.
@@ -169,13 +171,13 @@ def train(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tenso
         None if weight is None else unwrap_if_dead(weight),
         None if bias is None else unwrap_if_dead(bias),
         None if residual is None else unwrap_if_dead(residual),
-        *options,
+        options,
     )
     return y
 
 
 class Evaluate(torch.autograd.Function):
-    """Evaluation: (x, weight, bias, residual, moments, eps, activation, slope) -> y; moments are mean and variance."""
+    """Evaluation: (x, weight, bias, residual, (mean and variance, eps, activation, slope)) -> y."""
 
     @staticmethod
     def forward(
@@ -184,11 +186,9 @@ class Evaluate(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        statistics: Tensor,
-        eps: float,
-        activation: str,
-        slope: float,
+        options: Options,
     ) -> Tensor:
+        statistics, eps, activation, slope = options
         lain, mask = cpu.laid_out(x), None
         y = torch.empty_like(lain)
         if residual is not None:
@@ -207,7 +207,7 @@ class Evaluate(torch.autograd.Function):
             grads = _differentiable(ctx, dy, ctx.saved_tensors[3])
         else:
             grads = _gradients(ctx, dy, 1.0, batch_statistics=False)
-        return (*grads, None, None, None, None)
+        return (*grads, None)
 
 
 class Transformed(torch.autograd.Function):

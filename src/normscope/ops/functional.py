@@ -14,7 +14,7 @@ from torch import Tensor
 
 from normscope.moments import Moments
 from normscope.ops import aten, backend, cpu, eager, reference, schema
-from normscope.ops.activation import FUSED, ONE_BIT, applied
+from normscope.ops.activation import BEHIND_RESIDUAL, FUSED, applied
 from normscope.ops.context import plain, tracing, transformed
 
 # Where moving ghosts into the channels costs torch less than one call per ghost: many ghosts, each of few elements.
@@ -74,19 +74,18 @@ def merged(parts: list[Statistics]) -> Moments:
 
 
 def _fusable(x: Tensor, epilogue: Epilogue) -> bool:
-    if epilogue.activation not in FUSED:
-        return False
-    if epilogue.residual is None:
-        return True
-    same = epilogue.residual.shape == x.shape and epilogue.residual.dtype == x.dtype
-    return same and epilogue.residual.device == x.device and epilogue.activation in ("none", *ONE_BIT)
+    activation, _, residual = epilogue
+    if residual is None:
+        return activation in FUSED
+    same = residual.shape == x.shape and residual.dtype == x.dtype and residual.device == x.device
+    return same and activation in BEHIND_RESIDUAL
 
 
 def _suits(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     """Whether the compiled kernels may run: chosen, able, and given parameters that torch would take as well."""
     if backend.requested() in ("torch", "reference") or cpu.objection(x):
         return False
-    dtypes = (cpu.parameter_dtype(x), x.dtype)
+    dtypes = cpu.PARAMETERS[x.dtype]
     for parameter in (weight, bias):
         if parameter is not None and not (parameter.is_cpu and parameter.dtype in dtypes):
             return False
@@ -122,7 +121,7 @@ def train(
     if plain():
         found, overflows = cpu.new_moments(x, groups), False
         try:
-            y = eager.train(x, weight, bias, fused.residual, found, eps, fused.activation, fused.slope)
+            y = eager.train(x, weight, bias, fused.residual, (found, eps, fused.activation, fused.slope))
         except OverflowError:
             overflows = True
         if overflows:
@@ -203,6 +202,6 @@ def evaluate(
         return epilogue.composed(y)
     statistics = torch.stack([mean.detach(), variance.detach()]).double().unsqueeze(1)
     fused: Tensor = eager.Evaluate.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, epilogue.residual, statistics, eps, epilogue.activation, epilogue.slope
+        x, weight, bias, epilogue.residual, (statistics, eps, epilogue.activation, epilogue.slope)
     )
     return fused
