@@ -14,7 +14,7 @@ from torch import Tensor
 from normscope import nn
 from normscope.moments import Moments
 from normscope.ops import functional, phases, reference
-from normscope.ops.activation import FUSED, ONE_BIT, applied
+from normscope.ops.activation import BEHIND_RESIDUAL, FUSED, applied
 from normscope.ops.backend import use_backend
 
 Results = dict[str, Tensor]
@@ -46,7 +46,7 @@ def running(case: Case) -> Iterator[None]:
 
 def _composed(case: Case) -> bool:
     """Whether an activation is applied apart, so that the normalized value is rounded to the dtype on the way."""
-    return case.activation not in FUSED or (case.residual and case.activation not in ("none", *ONE_BIT))
+    return case.activation not in FUSED or (case.residual and case.activation not in BEHIND_RESIDUAL)
 
 
 def _parts(case: Case, x: Tensor) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 They take addresses and numbers and know nothing of torch, so the callers here answer for dtypes, devices and layouts:
 `objection` says why a tensor may not come, `laid_out` brings it into a layout that the kernels walk along. Between two
-kernels Python runs with cold caches and a call costs microseconds, so `forward` and `backward` write out what they ask.
+kernels Python runs with cold caches and calls cost microseconds, so `forward` and `backward` write each address out.
 """
 
 from __future__ import annotations
@@ -107,10 +107,15 @@ def new_moments(x: Tensor, groups: int) -> Tensor:
     return torch.empty(2, groups, x.shape[1], dtype=torch.float64, device=x.device)
 
 
+def _extent(x: Tensor, groups: int) -> tuple[int, int, int]:
+    """Samples of a group, channels, and values per channel of a sample."""
+    samples, channels = x.shape[:2]
+    return samples // groups, channels, x.numel() // (samples * channels)
+
+
 def new_mask(x: Tensor, groups: int = 1) -> Tensor:
     """Memory for one bit per element of `x`, shape [bytes]."""
-    samples, channels = x.shape[:2]
-    batch, inner = samples // groups, x.numel() // (samples * channels)
+    batch, channels, inner = _extent(x, groups)
     size = EXTENSION.module.mask_bytes(_DTYPES[x.dtype], batch, channels, inner, not x.is_contiguous(), groups)
     return torch.empty(size, dtype=torch.uint8)
 
@@ -153,8 +158,7 @@ def forward(
         Whether a variance is too large for float32's range, so that what was written is not to be used; never of a
         float64 `x`.
     """
-    samples, channels = x.shape[:2]
-    batch, inner = samples // groups, x.numel() // (samples * channels)
+    batch, channels, inner = _extent(x, groups)
     beyond: bool = EXTENSION.module.forward(
         level_in_use, _DTYPES[x.dtype], batch, channels, inner, not x.is_contiguous(), torch.get_num_threads(), phases,
         groups, x.data_ptr(),
@@ -212,8 +216,7 @@ def backward(
         slope: As in the forward.
         groups: As in the forward.
     """
-    samples, channels = x.shape[:2]
-    batch, inner = samples // groups, x.numel() // (samples * channels)
+    batch, channels, inner = _extent(x, groups)
     EXTENSION.module.backward(
         level_in_use, _DTYPES[x.dtype], batch, channels, inner, not x.is_contiguous(), torch.get_num_threads(), phases,
         groups, dy.data_ptr(), x.data_ptr(),
